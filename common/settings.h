@@ -1,0 +1,93 @@
+// Settings: every option of every program, in one table.
+//
+// `ringmaster train` takes all of them and hands each program its own; a flag therefore means the
+// same everywhere. Resolved in the order flag > environment (RINGMASTER_EPOCHS for --epochs) >
+// --config file (TOML as CLI11 reads it: `epochs = 3`) > default.
+//
+// Thread safety: plain values; parsing is for main().
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/model.h"
+
+namespace ringmaster {
+
+// Which programs take an option; a bit set.
+enum Program : unsigned {
+  kProgramTrain = 1,        // ringmaster train
+  kProgramCoordinator = 2,  // ringmaster-coordinator
+  kProgramWorker = 4,       // ringmaster-worker (the agent of a node)
+  kProgramEvaluate = 8,     // ringmaster evaluate, ringmaster-worker evaluate
+};
+
+// "3" is 3:3, "2:5" is 2 to 5, "2:" is 2 to any number.
+struct CountRange {
+  int min = 0;  // 0: not given
+  int max = 0;
+
+  bool given() const { return min > 0; }
+  friend bool operator==(const CountRange&, const CountRange&) = default;
+};
+absl::StatusOr<CountRange> ParseCountRange(const std::string& text);
+
+enum class BackendChoice { kAuto, kCpu, kCuda };
+
+struct Settings {
+  // What is trained.                                                   flag
+  uint32_t epochs = 6;          // --epochs
+  uint32_t global_batch = 128;  // --global-batch
+  std::vector<int> layers;      // hidden widths or all; see --layers // --layers 784,128,10
+  OptimizerSpec optimizer;      // --optimizer adam|sgd, --learning-rate
+  uint64_t seed = 1;            // --seed
+  std::string data_dir;         // empty: data/mnist of this tree     // --data-dir
+
+  // Where results go.
+  std::string run_dir;         // empty: runs/<UTC time>-<name>      // --run-dir
+  std::string name = "mnist";  // --name
+  std::string report;          // JSON; empty: report.json in run_dir // --report
+  std::string weights;         // evaluate: the safetensors file     // positional
+
+  // Who takes part.
+  CountRange nodes;         // default 1 unless workers is given  // --nodes MIN[:MAX]
+  CountRange workers;       // processes                          // --workers N|MIN:MAX
+  std::string listen;       // coordinator; "HOST:PORT", port 0 picks one // --listen
+  std::string coordinator;  // worker; "HOST:PORT"                // --coordinator
+  absl::Duration join_timeout = absl::Seconds(600);  // --join-timeout SECONDS
+
+  // How a node computes.
+  std::string processes = "auto";                // auto|gpu|cpu|N                  // --processes
+  BackendChoice backend = BackendChoice::kAuto;  // --backend
+  int threads = 0;        // CPU threads a process; 0: cores / processes // --threads
+  std::string cuda_libs;  // directories with NVIDIA's libraries // --cuda-libs DIR[:DIR]
+
+  // What people see.
+  bool dry_run = false;           // --dry-run
+  int verbosity = 0;              // -v, -q
+  std::string progress = "auto";  // auto|bar|lines|none              // --progress
+
+  // Between our own programs (hidden).
+  int ready_fd = -1;  // coordinator writes "HOST:PORT\n" here // --ready-fd
+};
+
+// The outcome of parsing a command line that is not simply settings.
+struct EarlyExit {
+  int code = 0;      // 0 for --help and --version, 2 for wrong usage
+  std::string text;  // to stdout when code is 0, to stderr otherwise
+};
+
+// Parses `args` (without the program name) for `program`. `name` is shown in usage. Environment and
+// --config are read too. Returns true and fills `settings`, or returns false and fills
+// `early_exit`.
+bool ParseSettings(Program program, const std::string& name, const std::vector<std::string>& args,
+                   Settings* settings, EarlyExit* early_exit);
+
+// The flags that give `program` the same settings: what `train` starts its programs with. Only
+// options of that program that differ from their default.
+std::vector<std::string> ToFlags(Program program, const Settings& settings);
+
+}  // namespace ringmaster
