@@ -23,6 +23,8 @@ enum Program : unsigned {
   kProgramCoordinator = 2,  // ringmaster-coordinator
   kProgramWorker = 4,       // ringmaster-worker (the agent of a node)
   kProgramEvaluate = 8,     // ringmaster evaluate, ringmaster-worker evaluate
+  kProgramProcess = 16,     // ringmaster-worker process, fetch and probe (started by the agent)
+  kProgramStatus = 32,      // ringmaster status
 };
 
 // "3" is 3:3, "2:5" is 2 to 5, "2:" is 2 to any number.
@@ -71,7 +73,12 @@ struct Settings {
   std::string progress = "auto";  // auto|bar|lines|none              // --progress
 
   // Between our own programs (hidden).
-  int ready_fd = -1;  // coordinator writes "HOST:PORT\n" here // --ready-fd
+  int ready_fd = -1;         // coordinator writes "HOST:PORT\n" here // --ready-fd
+  int data_fd = -1;          // memfd with the data set (worker/data_file.h)   // --data-fd
+  int note_fd = -1;          // memfd with the agent's notes (worker/process_notes.h) // --note-fd
+  int local_rank = 0;        // --local-rank
+  int local_world_size = 1;  // --local-world-size
+  std::string node_id;       // --node-id
 };
 
 // The outcome of parsing a command line that is not simply settings.
@@ -89,5 +96,19 @@ bool ParseSettings(Program program, const std::string& name, const std::vector<s
 // The flags that give `program` the same settings: what `train` starts its programs with. Only
 // options of that program that differ from their default.
 std::vector<std::string> ToFlags(Program program, const Settings& settings);
+
+// The environment variables that ParseSettings reads. Whoever starts a program with ToFlags()
+// removes them from its environment: otherwise a default left out of the flags would lose to them.
+std::vector<std::string> SettingsEnvironment();
+
+// Where the data set is: `settings.data_dir`, or data/mnist of the tree or share/ringmaster of the
+// installation that this program lies in. NOT_FOUND, with the places searched, if there is none.
+absl::StatusOr<std::string> FindDataDirectory(const Settings& settings);
+
+// The candidate closest to `word` by edit distance, or empty if none is close. For "did you mean".
+std::string ClosestMatch(const std::string& word, const std::vector<std::string>& candidates);
+
+// The version of the tree this program was built from. All programs of a run must have the same.
+std::string ProgramVersion();
 
 }  // namespace ringmaster

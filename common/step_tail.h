@@ -47,7 +47,7 @@ enum Flag : int {
   kFlagCount = 4,
 };
 
-inline constexpr int kRankTimes = kFlags + kFlagCount;
+inline constexpr int kRankTimes = int{kFlags} + int{kFlagCount};
 inline constexpr double kLossQuantum = 0x1p-32;
 
 // Length of the tail in floats.

@@ -1,0 +1,31 @@
+// Every credential and every channel of every program is made here, and nowhere else.
+//
+// For now nothing is encrypted or authenticated: whoever reaches the coordinator's port can join
+// its run. Keep that port on loopback or on a network of its own.
+//
+// Thread safety: safe from several threads.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "grpcpp/channel.h"
+#include "grpcpp/security/credentials.h"
+#include "grpcpp/security/server_credentials.h"
+
+namespace ringmaster {
+
+// The largest message either side takes. State and data travel in chunks well below it.
+inline constexpr int kMaxMessageBytes = 4 << 20;
+
+// For a server that listens on `address` ("HOST:PORT").
+std::shared_ptr<grpc::ServerCredentials> MakeServerCredentials(const std::string& address);
+
+// A channel to the coordinator at `address` ("HOST:PORT"). Connects when first used; no keepalive
+// pings (the session's heartbeats do that), no proxy, at most 1 s between attempts to connect.
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address);
+
+// Whether `address` names this machine's loopback interface.
+bool IsLoopback(const std::string& address);
+
+}  // namespace ringmaster
