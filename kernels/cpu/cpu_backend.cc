@@ -1,0 +1,426 @@
+#include "kernels/cpu/cpu_backend.h"
+
+#include <dnnl.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+#include "common/status_macros.h"
+#include "kernels/cpu/aligned_buffer.h"
+#include "kernels/cpu/instruction_set.h"
+#include "kernels/cpu/perceptron.h"
+
+namespace ringmaster {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+float Microseconds(Clock::duration duration) {
+  return std::chrono::duration<float, std::micro>(duration).count();
+}
+
+constexpr size_t kCacheLine = 64;
+
+void Prefetch(const uint8_t* bytes, size_t count) {
+  for (size_t i = 0; i < count; i += kCacheLine) __builtin_prefetch(bytes + i);
+}
+
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(const BackendOptions& options, const Dataset& dataset, bool sparse_input,
+             const VectorKernels& kernels);
+
+  // oneDNN compiles its kernels at their first use, which takes longer than a hundred steps.
+  absl::Status WarmUp();
+
+  std::string name() const override { return "cpu"; }
+  std::string description() const override;
+  absl::Status SetWorld(int rank, int world_size) override;
+  absl::Status SetState(const TrainState& state) override;
+  absl::StatusOr<TrainState> GetState() override { return state_; }
+  absl::Status ComputeGradient(const StepWork& work) override;
+  absl::Status ApplyUpdate() override;
+  absl::Status ComputeEvaluation(PositionRange slice) override;
+  absl::Status FinishEvaluation() override;
+  absl::StatusOr<std::vector<ReducedRecord>> Collect(bool all, absl::Duration timeout) override;
+  int max_in_flight() const override { return 1; }
+  absl::StatusOr<std::vector<uint8_t>> Predict(Split split, PositionRange slice) override;
+  DeviceSpan reduce_buffer() override { return {buffer_.data(), buffer_.size()}; }
+  DeviceSpan tail_buffer() override { return {tail(), buffer_.size() - num_parameters_}; }
+  void* stream() override { return nullptr; }
+  absl::Status ReadBuffer(DeviceSpan span, float* host) override;
+  absl::Status WriteBuffer(const float* host, DeviceSpan span) override;
+  void Poison() noexcept override { poisoned_ = true; }
+
+ private:
+  float* tail() { return buffer_.data() + num_parameters_; }
+  const DatasetSplit& split(Split which) const {
+    return which == Split::kTrain ? dataset_.train : dataset_.test;
+  }
+  absl::Status CheckSlice(const char* what, PositionRange slice, uint32_t num_samples) const;
+  void ChooseSamples(const Permutation* order, PositionRange chunk);
+  void Gather(const DatasetSplit& split, const Permutation* order, PositionRange chunk,
+              StepRecord* record);
+  void CountChunk(int rows, StepRecord* record) const;
+  absl::Status ComputeChunks(const StepWork& work, StepRecord* record);
+  void WriteTail(const StepRecord& record);
+  void Update(uint64_t samples);
+  void UpdateAdam(float scale);
+  void Publish(const StepRecord& record);
+
+  const BackendOptions options_;
+  const Dataset& dataset_;
+  const VectorKernels& kernels_;
+  const size_t num_parameters_;
+  Perceptron perceptron_;
+  std::vector<uint32_t> samples_;  // ids of the current chunk's samples
+  TrainState state_;
+  AlignedBuffer<float> buffer_;  // gradients, then the tail
+  int rank_ = 0;
+  int world_size_ = 1;
+  std::vector<ReducedRecord> published_;
+  std::atomic<bool> poisoned_ = false;
+
+  Clock::duration gradient_time_{};
+  Clock::time_point gradient_end_;
+  std::optional<RankTimes> measured_;  // of the last finished step
+};
+
+CpuBackend::CpuBackend(const BackendOptions& options, const Dataset& dataset, bool sparse_input,
+                       const VectorKernels& kernels)
+    : options_(options),
+      dataset_(dataset),
+      kernels_(kernels),
+      num_parameters_(options.model.num_parameters()),
+      perceptron_(options.model, sparse_input, options.threads, kernels),
+      samples_(perceptron_.max_rows()),
+      state_(InitialState(options.model, options.plan.seed)),
+      buffer_(num_parameters_ + tail::Size(1)) {}
+
+absl::Status CpuBackend::WarmUp() {
+  RM_RETURN_IF_ERROR(perceptron_.Forward(state_.parameters.data(), perceptron_.max_rows()));
+  for (const bool first_chunk : {true, false}) {
+    RM_RETURN_IF_ERROR(perceptron_.Backward(state_.parameters.data(), first_chunk, buffer_.data()));
+  }
+  return SetWorld(0, 1);
+}
+
+std::string CpuBackend::description() const {
+  const dnnl_version_t& dnnl = *dnnl_version();
+  return absl::StrFormat("CPU, %s, oneDNN %d.%d.%d, %d thread%s, %s first layer", kernels_.name,
+                         dnnl.major, dnnl.minor, dnnl.patch, options_.threads,
+                         options_.threads == 1 ? "" : "s",
+                         perceptron_.sparse_input() ? "sparse" : "dense");
+}
+
+absl::Status CpuBackend::SetWorld(int rank, int world_size) {
+  if (world_size > tail::kMaxWorldSize || rank < 0 || rank >= world_size) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("rank %d of world size %d: wanted a rank in [0, world size) and a world "
+                        "size of at most %d",
+                        rank, world_size, tail::kMaxWorldSize));
+  }
+  buffer_ = AlignedBuffer<float>(num_parameters_ + tail::Size(world_size));
+  rank_ = rank;
+  world_size_ = world_size;
+  measured_.reset();
+  published_.clear();
+  poisoned_ = false;
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::SetState(const TrainState& state) {
+  if (state.parameters.size() != num_parameters_ || state.first_moment.size() != num_parameters_ ||
+      state.second_moment.size() != num_parameters_) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "the state has %d parameters, %d first and %d second moments, but the model has %d of "
+        "each: was it trained with other layers?",
+        state.parameters.size(), state.first_moment.size(), state.second_moment.size(),
+        num_parameters_));
+  }
+  state_ = state;
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::CheckSlice(const char* what, PositionRange slice,
+                                    uint32_t num_samples) const {
+  if (uint64_t{slice.first} + slice.count <= num_samples) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "rank %d of %d at step %d: %s slice [%d, %d) does not lie in [0, %d)", rank_, world_size_,
+      state_.step, what, slice.first, uint64_t{slice.first} + slice.count, num_samples));
+}
+
+void CpuBackend::ChooseSamples(const Permutation* order, PositionRange chunk) {
+  for (uint32_t row = 0; row < chunk.count; ++row) {
+    const uint32_t position = chunk.first + row;
+    samples_[row] = order != nullptr ? (*order)(position) : position;
+  }
+}
+
+// The only place where pixels are read: what the record says was gathered, was.
+void CpuBackend::Gather(const DatasetSplit& split, const Permutation* order, PositionRange chunk,
+                        StepRecord* record) {
+  // Samples lie all over the data set: ask for an image well before its turn.
+  constexpr uint32_t kLookAhead = 4;
+  ChooseSamples(order, chunk);
+  const size_t pixels = options_.model.inputs();
+  for (uint32_t row = 0; row < std::min(kLookAhead, chunk.count); ++row) {
+    Prefetch(&split.images[samples_[row] * pixels], pixels);
+  }
+  for (uint32_t row = 0; row < chunk.count; ++row) {
+    if (row + kLookAhead < chunk.count) {
+      Prefetch(&split.images[samples_[row + kLookAhead] * pixels], pixels);
+    }
+    const uint32_t sample = samples_[row];
+    perceptron_.input().Load(row, &split.images[sample * pixels]);
+    perceptron_.labels()[row] = split.labels[sample];
+    record->digest += SampleFingerprint(sample);
+    ++record->samples;
+  }
+}
+
+void CpuBackend::CountChunk(int rows, StepRecord* record) const {
+  for (int row = 0; row < rows; ++row) {
+    const float loss = perceptron_.losses()[row];
+    const bool is_correct =
+        perceptron_.predictions()[row] == static_cast<int32_t>(perceptron_.labels()[row]);
+    if (std::isfinite(loss)) {
+      record->loss_sum_quanta += tail::QuantizeLoss(loss);
+    } else {
+      ++record->non_finite;
+    }
+    record->correct += is_correct ? 1 : 0;
+  }
+}
+
+absl::Status CpuBackend::ComputeChunks(const StepWork& work, StepRecord* record) {
+  const Permutation order = options_.plan.Order(work.epoch);
+  const uint32_t chunk_rows = perceptron_.max_rows();
+  for (uint32_t done = 0; done < work.slice.count; done += chunk_rows) {
+    const PositionRange chunk{work.slice.first + done,
+                              std::min(chunk_rows, work.slice.count - done)};
+    Gather(dataset_.train, &order, chunk, record);
+    RM_RETURN_IF_ERROR(perceptron_.Forward(state_.parameters.data(), chunk.count));
+    RM_RETURN_IF_ERROR(perceptron_.Backward(state_.parameters.data(), done == 0, buffer_.data()));
+    CountChunk(chunk.count, record);
+  }
+  if (work.slice.count > 0) {
+    perceptron_.FinishGradients(buffer_.data());
+  } else {
+    std::fill_n(buffer_.data(), num_parameters_, 0.0f);
+  }
+  return absl::OkStatus();
+}
+
+void CpuBackend::WriteTail(const StepRecord& record) {
+  std::fill_n(tail(), tail::Size(world_size_), 0.0f);
+  WriteRecord(record, tail());
+}
+
+absl::Status CpuBackend::ComputeGradient(const StepWork& work) {
+  const Clock::time_point start = Clock::now();
+  RM_RETURN_IF_ERROR(CheckSlice("training", work.slice, options_.plan.num_samples));
+  StepRecord record;
+  std::copy(std::begin(work.flags), std::end(work.flags), record.flags);
+  RM_RETURN_IF_ERROR(ComputeChunks(work, &record));
+  WriteTail(record);
+  if (measured_.has_value()) {
+    float* const times = tail() + tail::kRankTimes + 2 * rank_;
+    times[0] = measured_->compute_us;
+    times[1] = measured_->all_reduce_us;
+  }
+  gradient_end_ = Clock::now();
+  gradient_time_ = gradient_end_ - start;
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::ApplyUpdate() {
+  if (poisoned_) return absl::OkStatus();
+  const Clock::time_point start = Clock::now();
+  const StepRecord record = ReadRecord(tail());
+  Update(record.samples);
+  ++state_.step;
+  Publish(record);
+  measured_ = RankTimes{Microseconds(gradient_time_ + (Clock::now() - start)),
+                        Microseconds(start - gradient_end_)};
+  return absl::OkStatus();
+}
+
+void CpuBackend::Update(uint64_t samples) {
+  const float scale = samples == 0 ? 0.0f : static_cast<float>(1.0 / static_cast<double>(samples));
+  if (options_.optimizer.kind == OptimizerSpec::Kind::kAdam) return UpdateAdam(scale);
+  kernels_.sgd(buffer_.data(), num_parameters_, options_.optimizer.learning_rate * scale,
+               state_.parameters.data());
+}
+
+void CpuBackend::UpdateAdam(float scale) {
+  const OptimizerSpec& spec = options_.optimizer;
+  const double t = static_cast<double>(state_.step + 1);
+  const double alpha = spec.learning_rate * std::sqrt(1.0 - std::pow(double{spec.beta2}, t)) /
+                       (1.0 - std::pow(double{spec.beta1}, t));
+  AdamUpdate update;
+  update.count = num_parameters_;
+  update.gradient = buffer_.data();
+  update.parameters = state_.parameters.data();
+  update.first_moment = state_.first_moment.data();
+  update.second_moment = state_.second_moment.data();
+  update.scale = scale;
+  update.one_minus_beta1 = static_cast<float>(1.0 - double{spec.beta1});
+  update.one_minus_beta2 = static_cast<float>(1.0 - double{spec.beta2});
+  update.alpha = static_cast<float>(alpha);
+  update.epsilon = spec.epsilon;
+  kernels_.adam(update);
+}
+
+void CpuBackend::Publish(const StepRecord& record) {
+  ReducedRecord reduced{record, std::vector<RankTimes>(world_size_)};
+  const float* const times = tail() + tail::kRankTimes;
+  for (int i = 0; i < world_size_; ++i) {
+    reduced.rank_times[i] = {times[2 * i], times[2 * i + 1]};
+  }
+  published_.push_back(std::move(reduced));
+}
+
+absl::Status CpuBackend::ComputeEvaluation(PositionRange slice) {
+  RM_RETURN_IF_ERROR(CheckSlice("evaluation", slice, dataset_.test.num_samples));
+  StepRecord record;
+  const uint32_t chunk_rows = perceptron_.max_rows();
+  for (uint32_t done = 0; done < slice.count; done += chunk_rows) {
+    const PositionRange chunk{slice.first + done, std::min(chunk_rows, slice.count - done)};
+    Gather(dataset_.test, nullptr, chunk, &record);
+    RM_RETURN_IF_ERROR(perceptron_.Forward(state_.parameters.data(), chunk.count));
+    CountChunk(chunk.count, &record);
+  }
+  WriteTail(record);
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::FinishEvaluation() {
+  if (!poisoned_) Publish(ReadRecord(tail()));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<ReducedRecord>> CpuBackend::Collect(bool /*all*/,
+                                                               absl::Duration /*timeout*/) {
+  if (published_.empty() && poisoned_) {
+    return absl::AbortedError(absl::StrFormat(
+        "rank %d of %d at step %d: the backend was poisoned by an aborted all-reduce; the state "
+        "is that of the last finished step, call SetWorld() to go on",
+        rank_, world_size_, state_.step));
+  }
+  return std::exchange(published_, {});
+}
+
+absl::StatusOr<std::vector<uint8_t>> CpuBackend::Predict(Split which, PositionRange slice) {
+  RM_RETURN_IF_ERROR(CheckSlice("prediction", slice, split(which).num_samples));
+  std::vector<uint8_t> classes;
+  classes.reserve(slice.count);
+  StepRecord unused;
+  const uint32_t chunk_rows = perceptron_.max_rows();
+  for (uint32_t done = 0; done < slice.count; done += chunk_rows) {
+    const PositionRange chunk{slice.first + done, std::min(chunk_rows, slice.count - done)};
+    Gather(split(which), nullptr, chunk, &unused);
+    RM_RETURN_IF_ERROR(perceptron_.Forward(state_.parameters.data(), chunk.count));
+    for (uint32_t row = 0; row < chunk.count; ++row) {
+      classes.push_back(static_cast<uint8_t>(perceptron_.predictions()[row]));
+    }
+  }
+  return classes;
+}
+
+absl::Status CpuBackend::ReadBuffer(DeviceSpan span, float* host) {
+  std::copy_n(span.data, span.count, host);
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::WriteBuffer(const float* host, DeviceSpan span) {
+  std::copy_n(host, span.count, span.data);
+  return absl::OkStatus();
+}
+
+absl::Status CheckSplit(const char* name, const DatasetSplit& split, size_t pixels) {
+  if (split.labels.size() == split.num_samples &&
+      split.images.size() == split.num_samples * pixels) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "the %s split has %d labels and %d bytes of images for %d samples of %d pixels", name,
+      split.labels.size(), split.images.size(), split.num_samples, pixels));
+}
+
+// The largest label is below num_classes, and a label is a byte.
+absl::Status CheckModel(const ModelSpec& model, const Dataset& dataset) {
+  RM_RETURN_IF_ERROR(model.Validate());
+  if (model.inputs() != dataset.pixels()) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "the model has %d inputs but the images have %d x %d = %d pixels; start --layers with %d",
+        model.inputs(), dataset.rows, dataset.columns, dataset.pixels(), dataset.pixels()));
+  }
+  if (model.classes() < dataset.num_classes || model.classes() > 256) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "the model has %d outputs but the data set has %d classes; end --layers with %d (a label "
+        "is a byte: at most 256)",
+        model.classes(), dataset.num_classes, dataset.num_classes));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckOptions(const BackendOptions& options, const Dataset& dataset) {
+  RM_RETURN_IF_ERROR(CheckModel(options.model, dataset));
+  RM_RETURN_IF_ERROR(options.optimizer.Validate());
+  RM_RETURN_IF_ERROR(CheckSplit("training", dataset.train, dataset.pixels()));
+  RM_RETURN_IF_ERROR(CheckSplit("test", dataset.test, dataset.pixels()));
+  if (options.plan.num_samples != dataset.train.num_samples || options.plan.global_batch < 1) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "the sampling plan has %d samples in global batches of %d, the training split %d samples; "
+        "wanted the same number and batches of at least 1",
+        options.plan.num_samples, options.plan.global_batch, dataset.train.num_samples));
+  }
+  if (options.threads < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%d CPU threads, wanted at least 1", options.threads));
+  }
+  return absl::OkStatus();
+}
+
+// Part of the pixels that is not zero, over the first few thousand images.
+double PixelDensity(const Dataset& dataset) {
+  const size_t images = std::min<size_t>(dataset.train.num_samples, 2048);
+  const size_t pixels = images * dataset.pixels();
+  const auto first = dataset.train.images.begin();
+  const auto zeros = std::count(first, first + pixels, uint8_t{0});
+  return 1.0 - static_cast<double>(zeros) / static_cast<double>(std::max<size_t>(pixels, 1));
+}
+
+bool WantsSparseInput(CpuTuning::Input input, const Dataset& dataset) {
+  if (input == CpuTuning::Input::kAuto) return PixelDensity(dataset) <= kSparseDensity;
+  return input == CpuTuning::Input::kSparse;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Backend>> CreateTunedCpuBackend(const BackendOptions& options,
+                                                               const Dataset& dataset,
+                                                               const CpuTuning& tuning) {
+  RM_RETURN_IF_ERROR(CheckOptions(options, dataset));
+  const VectorKernels& kernels =
+      tuning.kernels != nullptr ? *tuning.kernels : *AvailableVectorKernels().front();
+  auto backend = std::make_unique<CpuBackend>(options, dataset,
+                                              WantsSparseInput(tuning.input, dataset), kernels);
+  RM_RETURN_IF_ERROR(backend->WarmUp());
+  return backend;
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(const BackendOptions& options,
+                                                          const Dataset& dataset) {
+  return CreateTunedCpuBackend(options, dataset, CpuTuning{});
+}
+
+}  // namespace ringmaster
