@@ -1,0 +1,103 @@
+// Two "hosts": network namespaces with addresses of their own, joined by a veth pair. Needs the
+// privilege to make them; skips without.
+
+#include <unistd.h>
+
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "tests/integration/run_fixture.h"
+
+namespace ringmaster {
+namespace {
+
+using ::testing::HasSubstr;
+
+class TwoHostsTest : public RunTest {
+ protected:
+  void SetUp() override {
+    RunTest::SetUp();
+    const std::string tag = absl::StrCat("rm", getpid() % 100000);
+    host_[0] = tag + "a";
+    host_[1] = tag + "b";
+    const std::string commands[] = {
+        absl::StrCat("ip netns add ", host_[0]),
+        absl::StrCat("ip netns add ", host_[1]),
+        absl::StrCat("ip link add ", host_[0], " netns ", host_[0], " type veth peer name ",
+                     host_[1], " netns ", host_[1]),
+        absl::StrCat("ip -n ", host_[0], " addr add 10.83.0.1/24 dev ", host_[0]),
+        absl::StrCat("ip -n ", host_[1], " addr add 10.83.0.2/24 dev ", host_[1]),
+        absl::StrCat("ip -n ", host_[0], " link set ", host_[0], " up"),
+        absl::StrCat("ip -n ", host_[1], " link set ", host_[1], " up"),
+        absl::StrCat("ip -n ", host_[0], " link set lo up"),
+        absl::StrCat("ip -n ", host_[1], " link set lo up"),
+    };
+    for (const std::string& command : commands) {
+      const Captured made = Shell(command);
+      if (!made.status.ok()) {
+        GTEST_SKIP() << "no network namespaces here: '" << command << "' said: " << made.error;
+      }
+    }
+  }
+
+  void TearDown() override {
+    for (const std::string& host : host_) Shell("ip netns del " + host);
+    RunTest::TearDown();
+  }
+
+  static Captured Shell(const std::string& command) {
+    ChildOptions options;
+    options.argv = {"/bin/sh", "-c", command};
+    options.pipe_stdout = true;
+    options.pipe_stderr = true;
+    auto captured = RunAndCapture(options, absl::Seconds(20));
+    return captured.ok() ? *std::move(captured)
+                         : Captured{{1, 0}, "", std::string(captured.status().message())};
+  }
+
+  // Runs inside one of the hosts.
+  Running StartOn(int host, const std::string& program, const std::vector<std::string>& args) {
+    return Start(program, args, {}, {"/usr/bin/env", "ip", "netns", "exec", host_[host]});
+  }
+
+  std::string host_[2];
+};
+
+TEST_F(TwoHostsTest, TrainTogether) {
+  Running coordinator = StartOn(0, "ringmaster-coordinator",
+                                {"--nodes", "2", "--epochs", "1", "--report", "report.json"});
+  Running near =
+      StartOn(0, "ringmaster-worker", {"--coordinator", "10.83.0.1:29400", "--backend", "cpu"});
+  Running far =
+      StartOn(1, "ringmaster-worker",
+              {"--coordinator", "10.83.0.1:29400", "--backend", "cpu", "--processes", "2"});
+  EXPECT_TRUE(near.Wait().ok()) << near.error();
+  EXPECT_TRUE(far.Wait().ok()) << far.error();
+  EXPECT_TRUE(coordinator.Wait().ok()) << coordinator.out() << coordinator.error();
+  const nlohmann::json report = ReadJson("report.json");
+  EXPECT_EQ(report.value("world_size", 0), 3);
+  EXPECT_EQ(report.value("samples_committed", 0), 60000);
+  EXPECT_GT(report.value("test_accuracy", 0.0), 0.90);
+}
+
+TEST_F(TwoHostsTest, CutCableEndsTheRun) {
+  Running coordinator = StartOn(0, "ringmaster-coordinator", {"--nodes", "2", "--epochs", "1000"});
+  Running near =
+      StartOn(0, "ringmaster-worker", {"--coordinator", "10.83.0.1:29400", "--backend", "cpu"});
+  Running far =
+      StartOn(1, "ringmaster-worker", {"--coordinator", "10.83.0.1:29400", "--backend", "cpu"});
+  ASSERT_TRUE(coordinator.Until([&coordinator] {
+    return coordinator.out().find("Epoch 2/1000") != std::string::npos;
+  })) << coordinator.out()
+      << coordinator.error();
+  Shell(absl::StrCat("ip -n ", host_[1], " link set ", host_[1], " down"));
+  EXPECT_EQ(coordinator.Wait(absl::Seconds(20)), (ExitStatus{1, 0}));
+  EXPECT_EQ(near.Wait(absl::Seconds(20)), (ExitStatus{1, 0})) << near.error();
+  far.child().Signal(SIGTERM);  // it cannot hear the others any more
+  far.Wait(absl::Seconds(20));
+  EXPECT_THAT(coordinator.error(), HasSubstr("rank"));
+}
+
+}  // namespace
+}  // namespace ringmaster
