@@ -28,6 +28,8 @@ struct ParameterSlice {
 };
 
 struct ModelSpec {
+  static constexpr int kMaxWidth = 1 << 20;
+
   std::vector<int> layers = {784, 128, 10};  // widths, input first; at least two
 
   int num_layers() const { return static_cast<int>(layers.size()) - 1; }  // dense layers
@@ -37,7 +39,7 @@ struct ModelSpec {
   // Tensors in buffer order.
   std::vector<ParameterSlice> Slices() const;
 
-  // INVALID_ARGUMENT if there are fewer than two layers or a width is outside [1, 2^20].
+  // INVALID_ARGUMENT if there are fewer than two layers or a width is outside [1, kMaxWidth].
   absl::Status Validate() const;
   friend bool operator==(const ModelSpec&, const ModelSpec&) = default;
 };
