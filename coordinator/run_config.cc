@@ -1,0 +1,33 @@
+#include "coordinator/run_config.h"
+
+#include "common/model_choice.h"
+#include "common/status_macros.h"
+
+namespace ringmaster {
+
+absl::StatusOr<TrainingConfig> MakeTrainingConfig(const Settings& settings, const Dataset& dataset,
+                                                  const std::string& data_digest) {
+  RM_ASSIGN_OR_RETURN(const ModelSpec model, ModelFor(settings, dataset));
+  RM_RETURN_IF_ERROR(settings.optimizer.Validate());
+  TrainingConfig config;
+  for (const int width : model.layers) config.add_layers(static_cast<uint32_t>(width));
+  const OptimizerSpec& optimizer = settings.optimizer;
+  config.set_optimizer(optimizer.kind == OptimizerSpec::Kind::kSgd ? SGD : ADAM);
+  config.set_learning_rate(optimizer.learning_rate);
+  config.set_beta1(optimizer.beta1);
+  config.set_beta2(optimizer.beta2);
+  config.set_epsilon(optimizer.epsilon);
+  config.set_seed(settings.seed);
+  config.set_global_batch(settings.global_batch);
+  config.set_epochs(settings.epochs);
+  config.set_num_train_samples(dataset.train.num_samples);
+  config.set_num_test_samples(dataset.test.num_samples);
+  config.set_data_digest(data_digest);
+  return config;
+}
+
+ModelSpec ModelOf(const TrainingConfig& config) {
+  return ModelSpec{{config.layers().begin(), config.layers().end()}};
+}
+
+}  // namespace ringmaster
