@@ -34,6 +34,11 @@ if(NOT RINGMASTER_CUDA STREQUAL "OFF")
     set(RINGMASTER_HAVE_CUDA TRUE)
     set(CMAKE_CUDA_STANDARD 20)
     set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+    # CMake 3.25 does not know yet that nvcc has it.
+    if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+      set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+      set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+    endif()
     message(STATUS "CUDA ${CUDAToolkit_VERSION}, NCCL ${NCCL_VERSION}: building libringmaster_cuda.so "
                    "for ${CMAKE_CUDA_ARCHITECTURES}")
   elseif(RINGMASTER_CUDA STREQUAL "ON")

@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_format.h"
 #include "common/status_macros.h"
+#include "kernels/backend_options.h"
 #include "kernels/cpu/aligned_buffer.h"
 #include "kernels/cpu/instruction_set.h"
 #include "kernels/cpu/perceptron.h"
@@ -345,51 +346,6 @@ absl::Status CpuBackend::WriteBuffer(const float* host, DeviceSpan span) {
   return absl::OkStatus();
 }
 
-absl::Status CheckSplit(const char* name, const DatasetSplit& split, size_t pixels) {
-  if (split.labels.size() == split.num_samples &&
-      split.images.size() == split.num_samples * pixels) {
-    return absl::OkStatus();
-  }
-  return absl::InvalidArgumentError(absl::StrFormat(
-      "the %s split has %d labels and %d bytes of images for %d samples of %d pixels", name,
-      split.labels.size(), split.images.size(), split.num_samples, pixels));
-}
-
-// The largest label is below num_classes, and a label is a byte.
-absl::Status CheckModel(const ModelSpec& model, const Dataset& dataset) {
-  RM_RETURN_IF_ERROR(model.Validate());
-  if (model.inputs() != dataset.pixels()) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "the model has %d inputs but the images have %d x %d = %d pixels; start --layers with %d",
-        model.inputs(), dataset.rows, dataset.columns, dataset.pixels(), dataset.pixels()));
-  }
-  if (model.classes() < dataset.num_classes || model.classes() > 256) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "the model has %d outputs but the data set has %d classes; end --layers with %d (a label "
-        "is a byte: at most 256)",
-        model.classes(), dataset.num_classes, dataset.num_classes));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckOptions(const BackendOptions& options, const Dataset& dataset) {
-  RM_RETURN_IF_ERROR(CheckModel(options.model, dataset));
-  RM_RETURN_IF_ERROR(options.optimizer.Validate());
-  RM_RETURN_IF_ERROR(CheckSplit("training", dataset.train, dataset.pixels()));
-  RM_RETURN_IF_ERROR(CheckSplit("test", dataset.test, dataset.pixels()));
-  if (options.plan.num_samples != dataset.train.num_samples || options.plan.global_batch < 1) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "the sampling plan has %d samples in global batches of %d, the training split %d samples; "
-        "wanted the same number and batches of at least 1",
-        options.plan.num_samples, options.plan.global_batch, dataset.train.num_samples));
-  }
-  if (options.threads < 1) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("%d CPU threads, wanted at least 1", options.threads));
-  }
-  return absl::OkStatus();
-}
-
 // Part of the pixels that is not zero, over the first few thousand images.
 double PixelDensity(const Dataset& dataset) {
   const size_t images = std::min<size_t>(dataset.train.num_samples, 2048);
@@ -409,7 +365,7 @@ bool WantsSparseInput(CpuTuning::Input input, const Dataset& dataset) {
 absl::StatusOr<std::unique_ptr<Backend>> CreateTunedCpuBackend(const BackendOptions& options,
                                                                const Dataset& dataset,
                                                                const CpuTuning& tuning) {
-  RM_RETURN_IF_ERROR(CheckOptions(options, dataset));
+  RM_RETURN_IF_ERROR(CheckBackendOptions(options, dataset));
   const VectorKernels& kernels =
       tuning.kernels != nullptr ? *tuning.kernels : *AvailableVectorKernels().front();
   auto backend = std::make_unique<CpuBackend>(options, dataset,

@@ -18,8 +18,8 @@ const absl::StatusOr<const CudaModule*>& Module() {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const BackendOptions& options,
-                                                           const Dataset& dataset) {
+absl::StatusOr<std::unique_ptr<Backend>> CreateCudaMember(const BackendOptions& options,
+                                                          const Dataset& dataset) {
   if (!Module().ok()) return absl::UnavailableError(Module().status().message());
   return (*Module())->create_backend(options, dataset);
 }

@@ -106,14 +106,16 @@ std::vector<std::string> BackendImplementations() {
           "cpu_avx2_dense",
           "cpu_portable_sparse",
           "cpu_portable_dense",
-          "cuda"};
+          "cuda",
+          "cuda_emulated"};
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const std::string& implementation,
                                                        const BackendOptions& options,
                                                        const Dataset& dataset) {
   if (implementation == "cpu") return CreateCpuBackend(options, dataset);
-  if (implementation == "cuda") return CreateCudaBackend(options, dataset);
+  if (implementation == "cuda") return CreateCudaMember(options, dataset);
+  if (implementation == "cuda_emulated") return CreateEmulatedMember(options, dataset);
   return CreateCpuMember(implementation, options, dataset);
 }
 

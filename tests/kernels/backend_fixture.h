@@ -16,7 +16,8 @@
 namespace ringmaster {
 
 // "cpu" is what users get; the other CPU members fix the instruction set and the first layer, as
-// cpu_<avx512|avx2|portable>_<sparse|dense>; "cuda" is the module of libringmaster_cuda.so.
+// cpu_<avx512|avx2|portable>_<sparse|dense>; "cuda" is the module of libringmaster_cuda.so, and
+// "cuda_emulated" the same sources on the CPU (tests/kernels/cuda_emulation).
 std::vector<std::string> BackendImplementations();
 
 // UNAVAILABLE, with the reason, where this machine cannot run the implementation.
@@ -24,10 +25,11 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const std::string& implem
                                                        const BackendOptions& options,
                                                        const Dataset& dataset);
 
-// The member "cuda" of CreateBackend. Defined in backend_cuda_member.cc, or in
-// backend_no_cuda_member.cc where the tree is built without the loader.
-absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const BackendOptions& options,
-                                                           const Dataset& dataset);
+// Its members "cuda" and "cuda_emulated".
+absl::StatusOr<std::unique_ptr<Backend>> CreateCudaMember(const BackendOptions& options,
+                                                          const Dataset& dataset);
+absl::StatusOr<std::unique_ptr<Backend>> CreateEmulatedMember(const BackendOptions& options,
+                                                              const Dataset& dataset);
 
 struct DatasetShape {
   int rows = 1;

@@ -1,0 +1,16 @@
+// What every backend asks of its options and data before it starts.
+//
+// Thread safety: pure functions.
+#pragma once
+
+#include "absl/status/status.h"
+#include "common/dataset.h"
+#include "kernels/backend.h"
+
+namespace ringmaster {
+
+// INVALID_ARGUMENT, saying what to change, if the model, the optimizer or the plan does not fit the
+// data set, or the data set contradicts itself.
+absl::Status CheckBackendOptions(const BackendOptions& options, const Dataset& dataset);
+
+}  // namespace ringmaster
