@@ -7,7 +7,6 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "common/dataset.h"
 #include "common/model.h"
 #include "common/node_layout.h"
 #include "common/sampling_plan.h"
@@ -20,10 +19,6 @@ std::string DescribeModel(const ModelSpec& model);
 
 // Steps, and which positions of the first and last batches each rank computes.
 std::string DescribeShards(const SamplingPlan& plan, uint32_t epochs, int world_size);
-
-// The model of a run: settings.layers, or image size, 128, classes. INVALID_ARGUMENT if the widths
-// do not fit the data set.
-absl::StatusOr<ModelSpec> ModelFor(const Settings& settings, const Dataset& dataset);
 
 // Prints all of it. Creates nothing. Codes: those of reading the data set and of ModelFor.
 absl::Status PrintDryRun(const Settings& settings, const NodeLayout& layout,
