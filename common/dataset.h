@@ -54,16 +54,17 @@ using DatasetFiles = std::array<DatasetFile, kDatasetFiles>;
 // Identifies a data set: SHA-256 over the four "sha256  name\n" lines.
 std::string DatasetDigest(const DatasetFiles& files);
 
-// Reads the four files from `directory` and, if it holds a SHA256SUMS, checks them against it.
-// NOT_FOUND: a file is missing. DATA_LOSS: a digest does not match. Other errors of the file system
-// keep their code. Every message names the file and what to do.
+// Reads the four files from `directory` (the one with ".gz" where both forms are there) and, if it
+// holds a SHA256SUMS, checks them against it. NOT_FOUND: a file is missing. DATA_LOSS: a digest
+// does not match, or SHA256SUMS leaves the file out. INVALID_ARGUMENT: SHA256SUMS is not one. Other
+// errors of the file system keep their code. Every message names the file and what to do.
 absl::StatusOr<DatasetFiles> ReadDatasetFiles(const std::string& directory);
 
 // Unpacks and checks the files. INVALID_ARGUMENT: wrong magic, type or dimensions; truncated or
 // trailing bytes; image and label counts that differ; a split without samples; train and test
-// images of different sizes; a label above 255 classes never fits and one outside the training
-// split's range is refused; a gzip stream that is corrupt or holds more than its IDX header
-// promises (memory stays bounded by the header's promise, itself at most 4 GiB).
+// images of different sizes or of more pixels than ModelSpec::kMaxWidth; a test label beyond the
+// largest training label; a gzip stream that is corrupt or holds more than its IDX header promises
+// (memory stays bounded by the header's promise, itself at most 4 GiB).
 absl::StatusOr<Dataset> DecodeDataset(const DatasetFiles& files);
 
 }  // namespace ringmaster
