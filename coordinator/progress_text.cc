@@ -30,10 +30,8 @@ Pace PaceOf(const EpochView& view) {
   return {elapsed, summary.steps > 1 ? elapsed / (summary.steps - 1) : 0};
 }
 
-bool AllSteps(const EpochView& view) { return view.summary.steps >= view.steps_per_epoch; }
-
 std::string StepTime(double seconds) {
-  if (seconds >= 1 || seconds == 0) return absl::StrFormat("%.0fs/step", seconds);
+  if (seconds >= 1) return absl::StrFormat("%.0fs/step", seconds);
   if (seconds >= 1e-3) return absl::StrFormat("%.0fms/step", seconds * 1e3);
   return absl::StrFormat("%.0fus/step", seconds * 1e6);
 }
@@ -122,14 +120,16 @@ std::string EpochHeader(const EpochView& view) {
 
 std::string BarLine(const EpochView& view, const TerminalTraits& terminal) {
   const Pace pace = PaceOf(view);
-  const uint32_t left = AllSteps(view) ? 0 : view.steps_per_epoch - view.summary.steps;
+  const uint32_t left = view.steps_per_epoch - std::min(view.steps_per_epoch, view.summary.steps);
   const std::string count = Count(view);
-  const std::string time = Clock(AllSteps(view) ? pace.elapsed : pace.per_step * left);
-  const std::string rate = StepTime(pace.per_step);
+  // After a single step nothing is known about the pace.
+  const bool timed = pace.per_step > 0;
+  const std::string time = timed ? Clock(left == 0 ? pace.elapsed : pace.per_step * left) : "";
+  const std::string rate = timed ? absl::StrCat(" ", StepTime(pace.per_step)) : "";
   std::vector<std::string> figures = Figures(view.summary);
 
   const auto text_width = [&] {
-    size_t width = count.size() + time.size() + rate.size() + 3;  // three gaps
+    size_t width = count.size() + time.size() + rate.size() + (timed ? 2 : 1);  // gaps
     for (const std::string& figure : figures) width += 3 + figure.size();
     return static_cast<int>(width);
   };
@@ -141,7 +141,7 @@ std::string BarLine(const EpochView& view, const TerminalTraits& terminal) {
     if (bar == 0 && text_width() > room) return count.substr(0, std::max(0, room));
   }
   std::string line = absl::StrCat(Coloured("1", count, terminal), " ", Bar(view, bar, terminal),
-                                  " ", Coloured("1", time, terminal), " ", rate);
+                                  timed ? " " : "", Coloured("1", time, terminal), rate);
   for (const std::string& figure : figures) absl::StrAppend(&line, " - ", figure);
   return line;
 }

@@ -182,9 +182,10 @@ def check_weights(logs, report):
         counts[f"{name}/kernel/histogram"] = inputs * outputs
         counts[f"{name}/bias/histogram"] = outputs
     equal("histograms of train", logs.tags("train", "histograms"), set(counts))
+    epochs = list(range(report["config"]["epochs"]))
     for tag, count in counts.items():
         values = logs.tensors("train", "histograms", tag)
-        equal(f"steps of {tag}", [step for step, _ in values], list(range(report["config"]["epochs"])))
+        equal(f"steps of {tag}", [step for step, _ in values], epochs)
         for _, buckets in values:
             equal(f"shape of {tag}", buckets.shape, (30, 3))
             equal(f"{tag}: weights counted", buckets[:, 2].sum(), count)
@@ -214,12 +215,13 @@ def main():
         except (AssertionError, KeyError, IndexError):
             return False
 
+    checks = (check_tags, check_epochs, check_batches, check_ranks, check_weights, check_config)
     loaders = {"Python loader": lambda: python_loader(directory)}
     if server_ingester.get_server_binary() is not None:
         loaders["data server"] = lambda: data_server(directory, complete)
     for name, load in loaders.items():
         logs = load()
-        for check in (check_tags, check_epochs, check_batches, check_ranks, check_weights, check_config):
+        for check in checks:
             check(logs, report)
         print(f"{name}: {', '.join(logs.runs())} agree with the report: {report['steps']} steps, "
               f"test accuracy {report['test_accuracy']:.4f}")
