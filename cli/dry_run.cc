@@ -1,7 +1,5 @@
 #include "cli/dry_run.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <set>
@@ -9,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "cli/text.h"
+#include "common/identity.h"
 #include "common/model_choice.h"
 #include "common/status_macros.h"
 
@@ -27,8 +26,7 @@ std::string ShardCell(PositionRange slice) {
 }
 
 std::string Describe(const Settings& settings, const NodeLayout& layout, const NodeSurvey& survey) {
-  char host[256] = "localhost";
-  gethostname(host, sizeof host - 1);
+  const std::string host = HostName();
   const std::string listen = settings.listen.empty() ? "127.0.0.1, a free port" : settings.listen;
   const std::string run_dir =
       settings.run_dir.empty() ? absl::StrCat("runs/<UTC time>-", settings.name) : settings.run_dir;

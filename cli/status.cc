@@ -1,5 +1,6 @@
 #include "cli/status.h"
 
+#include <algorithm>
 #include <cstdio>
 
 #include "absl/strings/str_format.h"
@@ -42,8 +43,10 @@ std::string FormatStatus(const RunStatus& status) {
   text += Line("reason", status.reason());
   if (status.generation() > 0) {
     text += Line("generation", absl::StrFormat("%d", status.generation()));
-    text += Line("epoch", absl::StrFormat("%d of %d, step %d", status.position().epoch() + 1,
-                                          status.config().epochs(), status.position().step()));
+    const uint32_t epochs = status.config().epochs();
+    const uint32_t epoch = std::min(status.position().epoch() + 1, epochs);  // past it when done
+    text += Line("epoch",
+                 absl::StrFormat("%d of %d, step %d", epoch, epochs, status.position().step()));
     text += Line("samples", WithCommas(status.samples_committed()) + " of " +
                                 WithCommas(status.samples_expected()));
     text += Line("training", absl::StrFormat("loss %.4f, accuracy %.2f %%", status.train_loss(),

@@ -10,28 +10,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "common/unique_fd.h"
 
 namespace ringmaster {
 namespace {
 
 constexpr size_t kReadChunk = size_t{1} << 20;
-
-// Owns a file descriptor.
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  ~Descriptor() {
-    if (fd_ >= 0) close(fd_);
-  }
-
-  int get() const { return fd_; }
-  // Closes early, where the outcome matters (a full network disk may only show here).
-  int Close() { return close(std::exchange(fd_, -1)); }
-
- private:
-  int fd_;
-};
 
 absl::Status Failed(const char* what, const std::string& path) {
   return absl::ErrnoToStatus(errno, absl::StrCat("cannot ", what, " ", path));
@@ -49,30 +33,31 @@ std::string DirectoryOf(const std::string& path) {
 }
 
 // A new file beside `path`; its name goes to `*name`.
-absl::StatusOr<Descriptor> CreateBeside(const std::string& path, std::string* name) {
+absl::StatusOr<UniqueFd> CreateBeside(const std::string& path, std::string* name) {
   for (int attempt = 0;; ++attempt) {
     *name = absl::StrCat(path, ".", getpid(), "-", attempt, ".tmp");
     const int fd = open(name->c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd >= 0) return Descriptor(fd);
+    if (fd >= 0) return UniqueFd(fd);
     // Another thread's, or left by a process that died and whose number came round again.
     if (errno != EEXIST) return Failed("write", path);
   }
 }
 
-absl::Status WriteAndSync(Descriptor file, std::string_view bytes, const std::string& path) {
+absl::Status WriteAndSync(UniqueFd file, std::string_view bytes, const std::string& path) {
   while (!bytes.empty()) {
     const ssize_t count = write(file.get(), bytes.data(), bytes.size());
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) return Failed("write", path);
     bytes.remove_prefix(static_cast<size_t>(count));
   }
+  // A full network disk may show only when the file is closed.
   if (fsync(file.get()) != 0 || file.Close() != 0) return Failed("write", path);
   return absl::OkStatus();
 }
 
 // Makes a rename in `directory` last.
 absl::Status SyncDirectory(const std::string& directory) {
-  const Descriptor fd(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const UniqueFd fd(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (fd.get() < 0) return Failed("sync", directory);
   // Some file systems cannot sync a directory; they say so with EINVAL.
   if (fsync(fd.get()) != 0 && errno != EINVAL) return Failed("sync", directory);
@@ -82,7 +67,7 @@ absl::Status SyncDirectory(const std::string& directory) {
 }  // namespace
 
 absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes) {
-  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  const UniqueFd file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (file.get() < 0) return Failed("read", path);
   struct stat info;
   if (fstat(file.get(), &info) != 0) return Failed("read", path);
@@ -108,7 +93,7 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes
 
 absl::Status WriteFileAtomically(const std::string& path, std::string_view bytes) {
   std::string temporary;
-  RM_ASSIGN_OR_RETURN(Descriptor file, CreateBeside(path, &temporary));
+  RM_ASSIGN_OR_RETURN(UniqueFd file, CreateBeside(path, &temporary));
   absl::Status status = WriteAndSync(std::move(file), bytes, path);
   if (status.ok() && std::rename(temporary.c_str(), path.c_str()) != 0) {
     status = Failed("write", path);

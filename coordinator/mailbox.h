@@ -7,9 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "absl/status/statusor.h"
 #include "common/mutex.h"
-#include "common/subprocess.h"
+#include "common/unique_fd.h"
 
 namespace ringmaster {
 

@@ -6,7 +6,6 @@
 #include <chrono>
 #include <cstdio>
 #include <memory>
-#include <random>
 #include <string>
 #include <utility>
 #include <vector>
@@ -14,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/dataset.h"
+#include "common/identity.h"
 #include "common/logging.h"
 #include "common/settings.h"
 #include "common/status_macros.h"
@@ -42,11 +42,6 @@ class Clock {
   const std::chrono::steady_clock::time_point steady_start_ = std::chrono::steady_clock::now();
 };
 
-uint64_t RandomNumber() {
-  std::random_device device;
-  return uint64_t{device()} << 32 | device();
-}
-
 struct Data {
   std::shared_ptr<const DatasetFiles> files;
   TrainingConfig config;
@@ -65,7 +60,7 @@ absl::StatusOr<Data> ReadData(const Settings& settings) {
 
 RunOptions MakeRunOptions(const Settings& settings, const TrainingConfig& config, absl::Time now) {
   RunOptions options;
-  options.incarnation = RandomNumber();
+  options.incarnation = RandomId();
   options.run_id =
       absl::StrCat(absl::FormatTime("%Y%m%d-%H%M%S", now, absl::UTCTimeZone()), "-",
                    absl::Hex(static_cast<uint32_t>(options.incarnation), absl::kZeroPad8));
@@ -123,7 +118,7 @@ absl::StatusOr<int> Coordinate(const Settings& settings) {
 }  // namespace ringmaster
 
 int main(int argc, char** argv) {
-  ringmaster::DieWithParent(SIGKILL);
+  ringmaster::DieWithParent(SIGTERM);  // time to write the report
   signal(SIGPIPE, SIG_IGN);
   ringmaster::Settings settings;
   ringmaster::EarlyExit early_exit;

@@ -85,8 +85,10 @@ void Run::HandleMessage(const PeerPtr& peer, const WorkerMessage& message) {
 
 void Run::HandleHello(const PeerPtr& peer, const WorkerMessage& message) {
   const Hello& hello = message.hello();
-  const std::string who =
-      absl::StrCat("a process of host ", hello.host(), " (pid ", hello.pid(), ")");
+  const std::string who = message.has_hello()
+                              ? absl::StrCat("a process of host ", hello.host().substr(0, 64),
+                                             " (pid ", hello.pid(), ")")
+                              : "a stranger";
   absl::Status status = CheckRun(message.run_id());
   if (!message.has_hello()) status = absl::InvalidArgumentError("the first message is not a hello");
   if (status.ok() && ending_) status = absl::FailedPreconditionError("the run is over");

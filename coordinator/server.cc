@@ -1,12 +1,11 @@
 #include "coordinator/server.h"
 
-#include <unistd.h>
-
 #include <chrono>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/credentials.h"
+#include "common/identity.h"
 #include "coordinator/service.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
@@ -91,9 +90,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const std::string& listen,
 
 std::string Server::public_address() const {
   if (!wildcard_) return address_;
-  char name[256] = "localhost";
-  gethostname(name, sizeof name - 1);
-  return absl::StrCat(name, address_.substr(address_.rfind(':')));
+  return absl::StrCat(HostName(), address_.substr(address_.rfind(':')));
 }
 
 }  // namespace ringmaster

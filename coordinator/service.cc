@@ -3,9 +3,9 @@
 #include <atomic>
 #include <utility>
 
+#include "common/grpc_status.h"
 #include "common/status_macros.h"
 #include "coordinator/dataset_chunker.h"
-#include "coordinator/grpc_status.h"
 #include "coordinator/session_stream.h"
 
 namespace ringmaster {

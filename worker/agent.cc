@@ -1,14 +1,13 @@
 #include "worker/agent.h"
 
 #include <signal.h>
-#include <unistd.h>
 
-#include <random>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "common/identity.h"
 #include "common/logging.h"
 #include "common/node_layout.h"
 #include "common/status_macros.h"
@@ -25,19 +24,13 @@ namespace {
 constexpr int kDataFd = 10;
 constexpr int kNoteFd = 11;
 
-std::string HostName() {
-  char name[256] = "localhost";
-  gethostname(name, sizeof name - 1);
-  return name;
-}
-
 class Agent {
  public:
   Agent(const Settings& settings, StopSignals signals)
       : settings_(settings),
         signals_(std::move(signals)),
         host_(HostName()),
-        node_id_(absl::StrCat(host_, "-", absl::Hex(std::random_device{}(), absl::kZeroPad8))) {}
+        node_id_(absl::StrCat(host_, "-", absl::Hex(RandomId(), absl::kZeroPad16))) {}
 
   absl::StatusOr<int> Run() {
     RM_ASSIGN_OR_RETURN(program_, ProgramBeside("ringmaster-worker"));

@@ -29,8 +29,9 @@ struct NcclOptions {
   int rank = 0;
   int world_size = 1;
   int device = 0;
-  void* stream = nullptr;                      // Backend::stream()
-  absl::Duration timeout = absl::Seconds(60);  // for building the communicator
+  void* stream = nullptr;  // Backend::stream()
+  // For building the communicator, and for putting a collective on the stream.
+  absl::Duration timeout = absl::Seconds(60);
 };
 
 inline constexpr int kCudaModuleAbi = 1;

@@ -4,7 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "worker/grpc_status.h"
+#include "common/grpc_status.h"
 
 namespace ringmaster {
 namespace {

@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <memory>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -14,8 +15,6 @@
 namespace ringmaster {
 namespace {
 
-// For putting a collective on the stream, which needs the peers only the first time.
-constexpr absl::Duration kEnqueueTimeout = absl::Seconds(60);
 // For taking a communicator down that nothing is wrong with.
 constexpr absl::Duration kFinalizeTimeout = absl::Seconds(5);
 
@@ -33,12 +32,16 @@ absl::StatusCode CodeOf(ncclResult_t result) {
 }
 
 // ncclCommAbort tells the kernels to leave at once, then waits for them, for NCCL's threads and for
-// any graph: on a thread of its own, that may outlast the communicator.
-void AbortInBackground(ncclComm_t handle, int device) {
-  std::thread([handle, device] {
-    cudaSetDevice(device);
-    ncclCommAbort(handle);
-  }).detach();
+// any graph: on a thread of its own, that may outlast the communicator. Where no thread can be had,
+// the collective runs on until the process ends.
+void AbortInBackground(ncclComm_t handle, int device) noexcept {
+  try {
+    std::thread([handle, device] {
+      cudaSetDevice(device);
+      ncclCommAbort(handle);
+    }).detach();
+  } catch (const std::system_error&) {
+  }
 }
 
 absl::StatusOr<ncclUniqueId> ParseUniqueId(const std::string& bytes) {
@@ -62,8 +65,10 @@ absl::StatusOr<std::unique_ptr<NcclCommunicator>> NcclCommunicator::Create(
                      ": wanted a rank below the world size and a stream"));
   }
   auto communicator = std::unique_ptr<NcclCommunicator>(new NcclCommunicator(options));
-  RM_RETURN_IF_ERROR(communicator->Join());
-  return communicator;
+  const absl::Status joined = communicator->Join();
+  if (joined.ok()) return communicator;
+  communicator->Abort();  // there is nothing to finish together
+  return joined;
 }
 
 absl::StatusOr<std::string> NcclCommunicator::CreateUniqueId() {
@@ -161,8 +166,8 @@ absl::Status NcclCommunicator::AllReduceSum(float* data, size_t count) {
     if (result == ncclSuccess) return absl::OkStatus();
     if (result != ncclInProgress) return ErrorFrom(result, "ncclAllReduce");
   }
-  // What follows on the stream must come after it.
-  return WaitUntilReady(absl::Now() + kEnqueueTimeout, "enqueuing an all-reduce");
+  // Until then it may not be on the stream, and what follows must come after it.
+  return WaitUntilReady(absl::Now() + options_.timeout, "enqueuing an all-reduce");
 }
 
 absl::Status NcclCommunicator::Poll() {

@@ -5,11 +5,11 @@
 #include <cstdlib>
 #include <memory>
 #include <optional>
-#include <random>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/credentials.h"
+#include "common/identity.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
 #include "worker/data_file.h"
@@ -32,17 +32,6 @@ constexpr absl::Duration kWelcomeTimeout = absl::Seconds(10);
 constexpr absl::Duration kEndTimeout = absl::Seconds(60);
 // After a failure: how long the coordinator has to say what happened.
 constexpr absl::Duration kVerdictTimeout = absl::Seconds(5);
-
-std::string HostName() {
-  char name[256] = "localhost";
-  gethostname(name, sizeof name - 1);
-  return name;
-}
-
-uint64_t RandomNumber() {
-  std::random_device device;
-  return uint64_t{device()} << 32 | device();
-}
 
 TrainPosition FromProto(const Position& position) {
   return {position.epoch(), position.step(), static_cast<TrainPosition::Phase>(position.phase())};
@@ -283,7 +272,7 @@ class RankProcess {
 
   const Settings settings_;
   StopWatcher* const stop_;
-  const uint64_t incarnation_ = RandomNumber();
+  const uint64_t incarnation_ = RandomId();
   std::string run_id_;
   std::string data_digest_;
   std::string listen_address_;

@@ -7,9 +7,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/grpc_status.h"
 #include "common/mutex.h"
 #include "common/status_macros.h"
-#include "worker/grpc_status.h"
 
 namespace ringmaster {
 namespace {

@@ -6,8 +6,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "common/grpc_status.h"
 #include "common/status_macros.h"
-#include "worker/grpc_status.h"
 
 namespace ringmaster {
 namespace {

@@ -123,8 +123,8 @@ void ShowProfile(const Dataset& mnist, const char* name, persistent::Variant var
   }
   const auto cycles = trainer->Profile();
   Check(cycles.status());
-  static constexpr const char* kNames[] = {"wait images", "forward", "reduce",
-                                           "logits",      "softmax", "wait gradient",
+  static constexpr const char* kNames[] = {"wait images", "forward",  "reduce",
+                                           "logits",      "softmax",  "wait gradient",
                                            "hidden",      "backward", "update"};
   int64_t total = 0;
   for (const int64_t c : *cycles) total += c;

@@ -43,8 +43,8 @@ struct DeviceState {
 
 class CudaBackend final : public Backend {
  public:
-  explicit CudaBackend(const BackendOptions& options)
-      : options_(options), num_parameters_(options.model.num_parameters()) {}
+  CudaBackend(const BackendOptions& options, const CudaTuning& tuning)
+      : options_(options), tuning_(tuning), num_parameters_(options.model.num_parameters()) {}
   ~CudaBackend() override;
 
   absl::Status Initialize(const Dataset& dataset);
@@ -97,6 +97,7 @@ class CudaBackend final : public Backend {
   absl::Status TakeFinished();
 
   const BackendOptions options_;
+  const CudaTuning tuning_;
   const size_t num_parameters_;
   std::string description_;
   CudaStream stream_;  // ended after everything that uses it
@@ -171,7 +172,8 @@ absl::Status CudaBackend::Allocate() {
   RM_ASSIGN_OR_RETURN(record_, DeviceArray<cuda::DeviceRecord>::Create(1));
   RM_ASSIGN_OR_RETURN(control_, DeviceArray<cuda::UpdateControl>::Create(1));
   RM_ASSIGN_OR_RETURN(poisoned_, MappedArray<uint32_t>::Create(1));
-  const uint32_t most_rows = std::max(train_.num_samples, test_.num_samples);
+  const uint32_t most_rows =
+      std::min(tuning_.max_chunk_rows, std::max(train_.num_samples, test_.num_samples));
   RM_ASSIGN_OR_RETURN(perceptron_,
                       CudaPerceptron::Create(options_.model, most_rows, stream_.get()));
   return absl::OkStatus();
@@ -399,12 +401,13 @@ absl::Status CudaBackend::FinishEvaluation() {
 
 // Moves what the device is through with from the ring to finished_.
 absl::Status CudaBackend::TakeFinished() {
+  RecordRing::Finished step;
   while (true) {
-    RM_ASSIGN_OR_RETURN(std::optional<RecordRing::Finished> step, ring_->TakeFinished());
-    if (!step.has_value()) return absl::OkStatus();
-    if (!step->intact) continue;
-    if (step->times.has_value()) measured_ = *step->times;
-    finished_.push_back(std::move(step->reduced));
+    RM_ASSIGN_OR_RETURN(const bool taken, ring_->TakeFinished(&step));
+    if (!taken) return absl::OkStatus();
+    if (!step.intact) continue;
+    if (step.times.has_value()) measured_ = *step.times;
+    finished_.push_back(std::move(step.reduced));
   }
 }
 
@@ -456,12 +459,18 @@ absl::Status CudaBackend::WriteBuffer(const float* host, DeviceSpan span) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const BackendOptions& options,
-                                                           const Dataset& dataset) {
+absl::StatusOr<std::unique_ptr<Backend>> CreateTunedCudaBackend(const BackendOptions& options,
+                                                                const Dataset& dataset,
+                                                                const CudaTuning& tuning) {
   RM_RETURN_IF_ERROR(CheckBackendOptions(options, dataset));
-  auto backend = std::make_unique<CudaBackend>(options);
+  auto backend = std::make_unique<CudaBackend>(options, tuning);
   RM_RETURN_IF_ERROR(backend->Initialize(dataset));
   return backend;
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const BackendOptions& options,
+                                                           const Dataset& dataset) {
+  return CreateTunedCudaBackend(options, dataset, CudaTuning());
 }
 
 }  // namespace ringmaster

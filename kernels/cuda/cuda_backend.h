@@ -8,9 +8,8 @@
 // Thread safety and ownership: as Backend. The data set is copied.
 #pragma once
 
+#include <cstdint>
 #include <memory>
-#include <string>
-#include <vector>
 
 #include "absl/status/statusor.h"
 #include "common/dataset.h"
@@ -18,9 +17,18 @@
 
 namespace ringmaster {
 
+struct CudaTuning {
+  // Samples computed together; larger slices are computed chunk by chunk. Wide models get fewer.
+  uint32_t max_chunk_rows = 8192;
+};
+
 // INVALID_ARGUMENT: the model does not fit the data set, or there is no such device.
 // RESOURCE_EXHAUSTED: out of device memory. INTERNAL: any other failure of CUDA.
 absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const BackendOptions& options,
                                                            const Dataset& dataset);
+// With its choices made by the caller: for tests.
+absl::StatusOr<std::unique_ptr<Backend>> CreateTunedCudaBackend(const BackendOptions& options,
+                                                                const Dataset& dataset,
+                                                                const CudaTuning& tuning);
 
 }  // namespace ringmaster

@@ -7,13 +7,12 @@
 namespace ringmaster {
 namespace {
 
-// Large enough to fill a GPU; wide models get fewer rows, to bound the memory. The bound also keeps
-// rows * columns of any layer far inside an int.
+// Wide models get fewer rows, to bound the memory. The bound also keeps rows * columns of any layer
+// far inside an int.
 uint32_t ChunkRows(const ModelSpec& model, uint32_t most_rows) {
-  constexpr size_t kMostRows = 8192;
   constexpr size_t kMostFloats = size_t{1} << 28;
   const size_t widths = std::accumulate(model.layers.begin(), model.layers.end(), size_t{0});
-  const size_t rows = std::clamp<size_t>(kMostFloats / widths, 1, kMostRows);
+  const size_t rows = std::max<size_t>(kMostFloats / widths, 1);
   return static_cast<uint32_t>(std::clamp<size_t>(most_rows, 1, rows));
 }
 

@@ -25,7 +25,7 @@ namespace ringmaster {
 
 class CudaPerceptron {
  public:
-  // `most_rows`: the largest slice there can be. Codes as CudaStatus.
+  // `most_rows`: the largest chunk that is wanted. Codes as CudaStatus.
   static absl::StatusOr<CudaPerceptron> Create(const ModelSpec& model, uint32_t most_rows,
                                                cudaStream_t stream);
 

@@ -70,26 +70,30 @@ ReducedRecord RecordRing::ReadSlot(int slot) const {
   return reduced;
 }
 
-absl::StatusOr<std::optional<RecordRing::Finished>> RecordRing::TakeFinished() {
-  if (outstanding_ == 0) return std::nullopt;
+absl::StatusOr<RankTimes> RecordRing::TimesOf(const Slot& slot) const {
+  RM_ASSIGN_OR_RETURN(const float gradient,
+                      Microseconds(slot.marks[kStart], slot.marks[kGradient]));
+  RM_ASSIGN_OR_RETURN(const float all_reduce,
+                      Microseconds(slot.marks[kGradient], slot.marks[kUpdate]));
+  RM_ASSIGN_OR_RETURN(const float update, Microseconds(slot.marks[kUpdate], slot.marks[kEnd]));
+  return RankTimes{gradient + update, all_reduce};
+}
+
+absl::StatusOr<bool> RecordRing::TakeFinished(Finished* finished) {
+  if (outstanding_ == 0) return false;
   const Slot& slot = slots_[oldest_];
   const cudaError_t state = cudaEventQuery(slot.marks[kEnd].get());
-  if (state == cudaErrorNotReady) return std::nullopt;
+  if (state == cudaErrorNotReady) return false;
   RM_RETURN_IF_ERROR(CudaStatus(state, "cudaEventQuery"));
-  Finished finished;
-  finished.intact = intact_.host()[oldest_] != 0;
-  if (finished.intact) finished.reduced = ReadSlot(oldest_);
+  *finished = Finished();
+  finished->intact = intact_.host()[oldest_] != 0;
+  if (finished->intact) finished->reduced = ReadSlot(oldest_);
   if (slot.timed) {
-    RM_ASSIGN_OR_RETURN(const float gradient,
-                        Microseconds(slot.marks[kStart], slot.marks[kGradient]));
-    RM_ASSIGN_OR_RETURN(const float all_reduce,
-                        Microseconds(slot.marks[kGradient], slot.marks[kUpdate]));
-    RM_ASSIGN_OR_RETURN(const float update, Microseconds(slot.marks[kUpdate], slot.marks[kEnd]));
-    finished.times = RankTimes{gradient + update, all_reduce};
+    RM_ASSIGN_OR_RETURN(finished->times, TimesOf(slot));
   }
   oldest_ = (oldest_ + 1) % capacity();
   --outstanding_;
-  return finished;
+  return true;
 }
 
 }  // namespace ringmaster

@@ -44,8 +44,9 @@ class RecordRing {
     ReducedRecord reduced;
     std::optional<RankTimes> times;  // this rank's own, if timed
   };
-  // The oldest outstanding step if the device is through with it. Codes as CudaStatus.
-  absl::StatusOr<std::optional<Finished>> TakeFinished();
+  // Takes the oldest outstanding step, if there is one and the device is through with it: false if
+  // not. Codes as CudaStatus.
+  absl::StatusOr<bool> TakeFinished(Finished* finished);
 
  private:
   enum Mark { kStart, kGradient, kUpdate, kEnd, kMarks };
@@ -57,6 +58,7 @@ class RecordRing {
   absl::Status Record(Mark mark);
   int next() const { return (oldest_ + outstanding_) % capacity(); }
   ReducedRecord ReadSlot(int slot) const;
+  absl::StatusOr<RankTimes> TimesOf(const Slot& slot) const;
 
   cudaStream_t stream_ = nullptr;
   int world_size_ = 1;

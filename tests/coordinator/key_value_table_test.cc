@@ -146,9 +146,8 @@ TEST_F(KeyValueTableTest, ExactlyOneAnswerAmongThreads) {
   std::vector<std::atomic<int>> answers(kKeys);
   std::vector<KeyValueTable::Ticket> tickets(kKeys);
   for (int i = 0; i < kKeys; ++i) {
-    tickets[i] = table_.Get(1, absl::StrCat(i), [&answers, i](const absl::StatusOr<std::string>&) {
-      ++answers[i];
-    });
+    tickets[i] = table_.Get(1, absl::StrCat(i),
+                            [&answers, i](const absl::StatusOr<std::string>&) { ++answers[i]; });
   }
   std::thread setter([&] {
     for (int i = 0; i < kKeys; ++i) table_.Set(1, absl::StrCat(i), "v").IgnoreError();

@@ -80,6 +80,13 @@ TEST(BarLineTest, CountsAreAsWideForEveryStep) {
   EXPECT_THAT(BarLine(view, {}), ::testing::StartsWith("  7/469 "));
 }
 
+TEST(BarLineTest, NoTimeIsKnownAfterOneStep) {
+  EpochView view = Halfway();
+  view.summary.steps = 1;
+  EXPECT_EQ(BarLine(view, {.width = 120}),
+            "  1/469 .................... - accuracy: 0.9251 - loss: 0.2602");
+}
+
 TEST(BarLineTest, TimeLeft) {
   EpochView view = Halfway();
   view.elapsed = absl::Seconds(234);
@@ -176,11 +183,14 @@ class ProgressTest : public ::testing::Test {
     free(text_);
   }
 
-  void Start(ProgressStyle style) {
+  // Two samples a step.
+  void Start(ProgressStyle style, uint32_t samples = 3) {
     ProgressOptions options;
     options.style = style;
     options.terminal.width = 120;
-    progress_.emplace(options, SmallConfig(), out_);
+    TrainingConfig config = SmallConfig();
+    config.set_num_train_samples(samples);
+    progress_.emplace(options, config, out_);
   }
   // One epoch of two steps, 100 ms apart.
   void RunEpoch(uint32_t epoch) {
@@ -212,7 +222,7 @@ TEST_F(ProgressTest, Bar) {
   RunEpoch(0);
   EXPECT_EQ(Out(),
             "Epoch 1/2\n"
-            "\r1/2 ==========.......... 0s 0s/step - accuracy: 0.5000 - loss: 0.5000"
+            "\r1/2 ==========.......... - accuracy: 0.5000 - loss: 0.5000"
             "\r2/2 ==================== 0s 200ms/step - accuracy: 0.6667 - loss: 1.0000"
             "\r2/2 ==================== 0s 200ms/step - accuracy: 0.6667 - loss: 1.0000 - "
             "val_accuracy: 0.2500 - val_loss: 0.5000\n");
@@ -239,11 +249,7 @@ TEST_F(ProgressTest, NoneStillShowsTheResult) {
 }
 
 TEST_F(ProgressTest, PaintsAtMostEveryInterval) {
-  ProgressOptions options;
-  options.style = ProgressStyle::kBar;
-  TrainingConfig config = SmallConfig();
-  config.set_num_train_samples(20);  // ten steps
-  progress_.emplace(options, config, out_);
+  Start(ProgressStyle::kBar, 20);
   progress_->Record(TrainingStep(0, 0, {.samples = 2}), kStart);
   EXPECT_THAT(Out(), HasSubstr("\r 1/10 "));
   progress_->Record(TrainingStep(0, 1, {.samples = 2}), kStart + absl::Milliseconds(49));
@@ -254,18 +260,14 @@ TEST_F(ProgressTest, PaintsAtMostEveryInterval) {
 
 // A shorter line must not leave the end of the longer one before it.
 TEST_F(ProgressTest, WipesOutALongerLine) {
-  Start(ProgressStyle::kBar);
-  progress_->Record(TrainingStep(0, 0, {.loss_sum = 1000, .samples = 2}), kStart);
+  Start(ProgressStyle::kBar, 6);
+  progress_->Record(TrainingStep(0, 0, {.loss_sum = 1, .samples = 2}), kStart);
   Out();
-  progress_->Record(TrainingStep(0, 1, {.samples = 1, .epoch_seconds = 4}),
+  progress_->Record(TrainingStep(0, 1, {.loss_sum = 299999, .samples = 1}),
                     kStart + absl::Seconds(1));
-  EXPECT_EQ(Out(), "\r2/2 ==================== 4s 2s/step - accuracy: 0.0000 - loss: 333.3333");
-  Start(ProgressStyle::kBar);
-  progress_->Record(TrainingStep(0, 0, {.loss_sum = 300000, .samples = 2}), kStart);
-  Out();
-  progress_->Record(TrainingStep(0, 1, {.samples = 98, .epoch_seconds = 4}),
-                    kStart + absl::Seconds(1));
-  EXPECT_EQ(Out(), "\r2/2 ==================== 4s 2s/step - accuracy: 0.0000 - loss: 3000.0000  ");
+  EXPECT_EQ(Out(), "\r2/3 =============....... 1s 1s/step - accuracy: 0.0000 - loss: 100000.0000");
+  progress_->Record(TrainingStep(0, 2, {.samples = 299997}), kStart + absl::Seconds(2));
+  EXPECT_EQ(Out(), "\r3/3 ==================== 2s 1s/step - accuracy: 0.0000 - loss: 1.0000     ");
 }
 
 TEST_F(ProgressTest, AFailureLeavesTheBarsLine) {

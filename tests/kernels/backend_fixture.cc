@@ -98,7 +98,7 @@ ReducedRecord CollectOne(Backend& backend) {
 
 }  // namespace
 
-std::vector<std::string> BackendImplementations() {
+std::vector<std::string> FastBackendImplementations() {
   return {"cpu",
           "cpu_avx512_sparse",
           "cpu_avx512_dense",
@@ -106,8 +106,13 @@ std::vector<std::string> BackendImplementations() {
           "cpu_avx2_dense",
           "cpu_portable_sparse",
           "cpu_portable_dense",
-          "cuda",
-          "cuda_emulated"};
+          "cuda"};
+}
+
+std::vector<std::string> BackendImplementations() {
+  std::vector<std::string> implementations = FastBackendImplementations();
+  implementations.push_back("cuda_emulated");
+  return implementations;
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const std::string& implementation,

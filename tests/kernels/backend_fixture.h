@@ -19,6 +19,8 @@ namespace ringmaster {
 // cpu_<avx512|avx2|portable>_<sparse|dense>; "cuda" is the module of libringmaster_cuda.so, and
 // "cuda_emulated" the same sources on the CPU (tests/kernels/cuda_emulation).
 std::vector<std::string> BackendImplementations();
+// Those that can train a whole epoch in a test: all but the emulation.
+std::vector<std::string> FastBackendImplementations();
 
 // UNAVAILABLE, with the reason, where this machine cannot run the implementation.
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const std::string& implementation,

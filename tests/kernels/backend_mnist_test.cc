@@ -89,7 +89,7 @@ TEST_P(BackendMnistTest, OneEpochLearnsTheDigits) {
   EXPECT_LT(test.mean_loss(), 0.25);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, BackendMnistTest, testing::ValuesIn(BackendImplementations()),
+INSTANTIATE_TEST_SUITE_P(All, BackendMnistTest, testing::ValuesIn(FastBackendImplementations()),
                          ImplementationName);
 
 }  // namespace

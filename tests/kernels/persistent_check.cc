@@ -1,6 +1,7 @@
 // Checks the persistent kernel on a GPU against the double reference: records, weights and moments
-// after 1, 2, 3 and more steps, ragged batches, both optimizers, resuming in the middle of an epoch,
-// determinism, stopping. A plain program, so that it can be carried to a machine with only a driver.
+// after 1, 2, 3 and more steps, ragged batches, both optimizers, resuming in the middle of an
+// epoch, determinism, stopping. A plain program, so that it can be carried to a machine with only a
+// driver.
 //
 //   persistent_check [MNIST directory]
 // Exit code 0: all checks passed; 1: one failed; 77: no GPU that the kernel supports.
@@ -49,13 +50,12 @@ void CheckRecord(const StepRecord& got, const ReferenceRecord& want, double loss
   *counts = *counts && correct && got.samples == want.samples && got.digest == want.digest &&
             got.non_finite == 0;
   if (!correct || got.samples != want.samples || got.digest != want.digest) {
-    std::printf("    got %llu correct of %llu digest %llx, want %llu of %llu digest %llx\n",
-                static_cast<unsigned long long>(got.correct),
-                static_cast<unsigned long long>(got.samples),
-                static_cast<unsigned long long>(got.digest),
-                static_cast<unsigned long long>(want.correct),
-                static_cast<unsigned long long>(want.samples),
-                static_cast<unsigned long long>(want.digest));
+    std::printf(
+        "    got %llu correct of %llu digest %llx, want %llu of %llu digest %llx\n",
+        static_cast<unsigned long long>(got.correct), static_cast<unsigned long long>(got.samples),
+        static_cast<unsigned long long>(got.digest), static_cast<unsigned long long>(want.correct),
+        static_cast<unsigned long long>(want.samples),
+        static_cast<unsigned long long>(want.digest));
   }
   (void)loss_tolerance;
 }

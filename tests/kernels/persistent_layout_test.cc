@@ -1,14 +1,13 @@
 // Runs the persistent kernel's two matrix products on a warp emulated on the host, from the PTX
 // manual's definition of each instruction, and compares them with plain loops: every index of
 // layout.h and every register order of kernel.cuh is covered by exact integers.
-#include <gtest/gtest.h>
-
 #include <array>
 #include <cstdint>
 #include <random>
 #include <set>
 #include <vector>
 
+#include "gtest/gtest.h"
 #include "kernels/cuda/persistent/layout.h"
 
 namespace ringmaster::persistent {
@@ -156,9 +155,9 @@ TEST(PersistentLayout, ForwardProduct) {
           const int unit = 2 * (lane % 4) + e % 2;
           int want = 0;
           for (int p = 0; p < kTilePixels; ++p) {
-            want += images[static_cast<size_t>(sample)]
-                          [static_cast<size_t>(kTile * kTilePixels + p)] *
-                    w[p][unit];
+            want +=
+                images[static_cast<size_t>(sample)][static_cast<size_t>(kTile * kTilePixels + p)] *
+                w[p][unit];
           }
           ASSERT_EQ(c[static_cast<size_t>(lane)][static_cast<size_t>(e)], want) << lane << " " << e;
         }

@@ -86,8 +86,8 @@ void PersistentReference::Backward(const uint8_t* image, int label) {
 void PersistentReference::Update(double count) {
   ++updates_;
   const double b1 = optimizer_.beta1, b2 = optimizer_.beta2, rate = optimizer_.learning_rate;
-  const double alpha = rate * std::sqrt(1 - std::pow(b2, double(updates_))) /
-                       (1 - std::pow(b1, double(updates_)));
+  const double alpha =
+      rate * std::sqrt(1 - std::pow(b2, double(updates_))) / (1 - std::pow(b1, double(updates_)));
   for (size_t i = 0; i < w_.size(); ++i) {
     const double g = gradient_[i] / count;
     if (optimizer_.kind == OptimizerSpec::Kind::kSgd) {

@@ -126,5 +126,24 @@ TEST_F(CudaLoaderTest, TheRealModuleOpensWithOrWithoutAGpu) {
   }
 }
 
+// What it checks before it needs a GPU.
+TEST_F(CudaLoaderTest, TheRealModuleRefusesContradictoryRanks) {
+  const auto module = LoadCudaModule("");
+  if (absl::IsNotFound(module.status())) GTEST_SKIP() << module.status().message();
+  ASSERT_EQ(module.status(), absl::OkStatus());
+  NcclOptions options;
+  options.unique_id = std::string(128, 'x');
+  options.world_size = 2;
+  options.rank = 2;
+  options.stream = &options;  // never used
+  EXPECT_EQ((*module)->create_nccl_communicator(options).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  options.rank = 1;
+  options.unique_id = "short";
+  const auto communicator = (*module)->create_nccl_communicator(options);
+  EXPECT_EQ(communicator.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(Message(communicator.status()), HasSubstr("5 bytes, wanted 128"));
+}
+
 }  // namespace
 }  // namespace ringmaster

@@ -26,6 +26,11 @@
 #include "tests/worker/file_store.h"
 #include "tests/worker/in_memory_store.h"
 
+// Read by LeakSanitizer: Gloo forgets the address it looked up when it cannot bind to it.
+extern "C" const char* __lsan_default_suppressions() {
+  return "leak:gloo::transport::tcp::CreateDeviceAttr";
+}
+
 namespace ringmaster {
 namespace {
 
@@ -262,12 +267,17 @@ TEST(GlooCommunicatorProcess, StoppedPeerIsGivenUpAfterTheTimeout) {
 
 // A peer that goes on after it was given up must not write into memory that is the caller's again.
 TEST(GlooCommunicatorProcess, NothingIsWrittenAfterAFailure) {
-  ProcessWorld world(2, absl::Milliseconds(100), kCount);
-  world.StopProcess(1);
-  EXPECT_EQ(world.AllReduceUntilError().code(), absl::StatusCode::kDeadlineExceeded);
+  ProcessWorld world(3, absl::Seconds(60), kCount);
+  world.StopProcess(2);
+  std::future<absl::Status> here =
+      std::async(std::launch::async, [&] { return world.AllReduceUntilError(); });
+  EXPECT_EQ(here.wait_for(std::chrono::milliseconds(200)), std::future_status::timeout);
+  world.communicator().Abort();
+  EXPECT_EQ(here.get().code(), absl::StatusCode::kAborted);
   world.data().assign(kCount, 42.0f);
-  world.process(1).Signal(SIGCONT);
+  world.process(2).Signal(SIGCONT);
   EXPECT_EQ(world.Verdict(1), "UNAVAILABLE\n");
+  EXPECT_EQ(world.Verdict(2), "UNAVAILABLE\n");
   EXPECT_EQ(world.data(), std::vector<float>(kCount, 42.0f));
 }
 

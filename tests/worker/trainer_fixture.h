@@ -45,9 +45,7 @@ class LateBackend : public Backend {
 
   std::string name() const override { return "late"; }
   std::string description() const override { return "late"; }
-  absl::Status SetWorld(int rank, int world_size) override {
-    rank_ = rank;
-    world_size_ = world_size;
+  absl::Status SetWorld(int /*rank*/, int world_size) override {
     buffer_.assign(1 + tail::Size(world_size), 0.0f);
     poisoned_ = false;
     return absl::OkStatus();
@@ -113,8 +111,6 @@ class LateBackend : public Backend {
   }
 
   const int lag_;
-  int rank_ = 0;
-  int world_size_ = 1;
   TrainState state_;
   std::vector<float> buffer_;
   std::vector<ReducedRecord> published_;

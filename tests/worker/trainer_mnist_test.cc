@@ -171,10 +171,10 @@ std::vector<double> Losses(const Rank& rank) {
 
 // Ranks add in another order than one rank does: that moves the loss by some 1e-8. About once in a
 // hundred curves it also carries a pre-activation across the kink of ReLU, and the curves part by
-// 1e-6 to 1e-4 (tests/kernels/backend_mnist_test.cc): so one of these nine may.
+// 1e-6 to 1e-4 (tests/kernels/backend_mnist_test.cc): so one of these six may.
 TEST_F(TrainerMnistTest, LossAfterFiftyStepsAgreesToAMillionthAtAnyWorldSize) {
   std::vector<double> distances;
-  for (const uint64_t seed : {1, 2, 3}) {
+  for (const uint64_t seed : {1, 2}) {
     const std::vector<double> one = Losses(Train(1, *few_, seed, 1).ranks[0]);
     for (const int world_size : {2, 3, 5}) {
       const std::vector<double> many = Losses(Train(world_size, *few_, seed, 1).ranks[0]);

@@ -17,7 +17,8 @@ __global__ void MarkLive(const uint8_t* images, uint32_t count, int pixels, uint
   const int pixel = threadIdx.x + blockDim.x * blockIdx.x;
   if (pixel >= pixels) return;
   uint32_t any = 0;
-  for (uint32_t i = blockIdx.y; i < count; i += gridDim.y) any |= images[size_t{i} * pixels + pixel];
+  for (uint32_t i = blockIdx.y; i < count; i += gridDim.y)
+    any |= images[size_t{i} * pixels + pixel];
   if (any != 0) live[pixel] = 1;
 }
 

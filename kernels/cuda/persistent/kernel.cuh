@@ -1,11 +1,11 @@
 // The persistent training kernel: many steps of a two-layer perceptron in one launch of one
 // thread-block cluster. layout.h says how the work is cut up. One step, in each block:
-//   forward    H[128, 8] = X W1: each warp multiplies its own pixels, the sums meet in shared memory
-//   logits     this block's part of H W2 goes to the owner of each sample (distributed shared memory)
-//   softmax    the owner adds the parts, computes loss and gradient, and sends the latter to all
-//   hidden     dH[128, 8] from the gradient of the logits
-//   backward   dW1 = X^T dH: each warp for its own pixels, in the layout in which it keeps W1
-//   update     Adam or SGD in registers
+//   forward    H[128, 8] = X W1: each warp multiplies its own pixels, the sums meet in shared
+//   memory logits     this block's part of H W2 goes to the owner of each sample (distributed
+//   shared memory) softmax    the owner adds the parts, computes loss and gradient, and sends the
+//   latter to all hidden     dH[128, 8] from the gradient of the logits backward   dW1 = X^T dH:
+//   each warp for its own pixels, in the layout in which it keeps W1 update     Adam or SGD in
+//   registers
 // The ninth warp fetches the next batch meanwhile and updates the second layer.
 //
 // Precision: the tensor cores multiply fp16 exactly and add in fp32. A pixel 0..255 is exact in
@@ -220,8 +220,7 @@ class Trainer {
       const int tile = TileOf(warp_, i);
 #pragma unroll
       for (int e = 0; e < 4; e += 2) {
-        const int row =
-            tile < kTiles ? a_.weight_rows[kTilePixels * tile + PixelOf(lane_, e)] : -1;
+        const int row = tile < kTiles ? a_.weight_rows[kTilePixels * tile + PixelOf(lane_, e)] : -1;
         const int unit = kUnitsPerBlock * rank_ + UnitOf(lane_, e);
         f(i, e, row < 0 ? -1 : row * (kUnitsPerBlock * kBlocks) + unit);
       }
@@ -328,8 +327,7 @@ class Trainer {
     float z[kLogits] = {};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const float4* const row =
-          reinterpret_cast<const float4*>(&s_.weights2[FirstUnit() + i][0]);
+      const float4* const row = reinterpret_cast<const float4*>(&s_.weights2[FirstUnit() + i][0]);
 #pragma unroll
       for (int j = 0; j < kLogits / 4; ++j) {
         const float4 w = row[j];
@@ -383,8 +381,8 @@ class Trainer {
 #pragma unroll
     for (int i = 8; i > 0; i /= 2) total += __shfl_xor_sync(~0u, total, i);
     const bool valid = label != kNoLabel;
-    float gradient = valid && is_class ? e / total - (c == static_cast<int>(label) ? 1.0f : 0.0f)
-                                       : 0.0f;
+    float gradient =
+        valid && is_class ? e / total - (c == static_cast<int>(label) ? 1.0f : 0.0f) : 0.0f;
     if (rank_ == 0 && row == 0 && c == kStopSlot) gradient = s_.stop;
     SendLogitGradient(gradient);
     Record(k, z, largest, total, label);
@@ -428,15 +426,13 @@ class Trainer {
 
   __device__ void HiddenGradient(const float (&h)[4]) {
     float d[4] = {};
-    const float4* const gradient =
-        reinterpret_cast<const float4*>(&s_.logit_gradient[Sample()][0]);
+    const float4* const gradient = reinterpret_cast<const float4*>(&s_.logit_gradient[Sample()][0]);
 #pragma unroll
     for (int j = 0; j < kLogits / 4; ++j) {
       const float4 g = gradient[j];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const float4 w =
-            *reinterpret_cast<const float4*>(&s_.weights2[FirstUnit() + i][4 * j]);
+        const float4 w = *reinterpret_cast<const float4*>(&s_.weights2[FirstUnit() + i][4 * j]);
         d[i] = fmaf(g.x, w.x, fmaf(g.y, w.y, fmaf(g.z, w.z, fmaf(g.w, w.w, d[i]))));
       }
     }
@@ -496,8 +492,7 @@ class Trainer {
         ReleaseImages(buffer);
         Stamp(kStageBackward);
       }
-      const float unscale =
-          s_.scale * (1.0f / (255.0f * kGradientScale * kPixelUnit<kNormal>));
+      const float unscale = s_.scale * (1.0f / (255.0f * kGradientScale * kPixelUnit<kNormal>));
       const float rate = s_.rate;
 #pragma unroll
       for (int i = 0; i < kTogether; ++i) {
@@ -543,8 +538,8 @@ class Trainer {
     __syncwarp();
     if constexpr (kMulticast) {
       if (mine) {
-        CopyToBlocks(SharedAddress(&s_.images[buffer][row][0]),
-                     a_.images + size_t{id} * kRowBytes, kRowBytes, full, (1u << kBlocks) - 1);
+        CopyToBlocks(SharedAddress(&s_.images[buffer][row][0]), a_.images + size_t{id} * kRowBytes,
+                     kRowBytes, full, (1u << kBlocks) - 1);
       }
     } else {
       for (uint32_t r = lane_; r < count; r += 32) {

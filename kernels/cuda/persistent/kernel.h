@@ -38,18 +38,18 @@ enum Stage {
 };
 
 struct KernelArguments {
-  const uint8_t* images;     // [num_samples, kRowBytes], 16-byte aligned, packed by PackImages
-  const uint8_t* labels;     // [num_samples]
-  const int* weight_rows;    // [kRowBytes]: row of the pixel's weights in `parameters`, -1 for none
-  float* parameters;         // the flat layout of common/model.h
-  float* first_moment;       // the same
-  float* second_moment;      // the same
-  DeviceRecord* records;     // [num_steps], zeroed by the caller
-  KernelReport* report;      // written at the end
-  const uint32_t* stop;      // checked before each update; not zero: leave without that update
-  uint32_t* progress;        // null, or where first_step + the number of steps begun is published
-  long long* profile;        // null, or [kStageCount]: clock cycles, summed over the steps
-  uint32_t timeout_cycles;   // longest wait at a barrier; then the kernel traps
+  const uint8_t* images;    // [num_samples, kRowBytes], 16-byte aligned, packed by PackImages
+  const uint8_t* labels;    // [num_samples]
+  const int* weight_rows;   // [kRowBytes]: row of the pixel's weights in `parameters`, -1 for none
+  float* parameters;        // the flat layout of common/model.h
+  float* first_moment;      // the same
+  float* second_moment;     // the same
+  DeviceRecord* records;    // [num_steps], zeroed by the caller
+  KernelReport* report;     // written at the end
+  const uint32_t* stop;     // checked before each update; not zero: leave without that update
+  uint32_t* progress;       // null, or where first_step + the number of steps begun is published
+  long long* profile;       // null, or [kStageCount]: clock cycles, summed over the steps
+  uint32_t timeout_cycles;  // longest wait at a barrier; then the kernel traps
   SamplingPlan plan;
   uint32_t epoch;
   uint32_t first_step;  // of the epoch

@@ -26,8 +26,8 @@ absl::Status CudaStatus(cudaError_t error, const char* what) {
                                             : absl::InternalError(message);
 }
 
-#define RM_CUDA(call)                                                            \
-  do {                                                                           \
+#define RM_CUDA(call)                                                                 \
+  do {                                                                                \
     if (absl::Status status = CudaStatus((call), #call); !status.ok()) return status; \
   } while (false)
 
@@ -194,7 +194,7 @@ class CudaPersistentTrainer : public PersistentTrainer {
   MappedValue<uint32_t> progress_;
   std::vector<Launch> launches_;
   std::vector<Launch> spare_;
-  uint64_t step_ = 0;           // updates applied, as far as collected
+  uint64_t step_ = 0;            // updates applied, as far as collected
   uint64_t enqueued_steps_ = 0;  // the same once everything enqueued is done
 };
 
@@ -203,8 +203,8 @@ absl::Status CudaPersistentTrainer::Initialize(const Dataset& dataset) {
       dataset.train.num_samples != options_.plan.num_samples || options_.plan.global_batch == 0) {
     return absl::InvalidArgumentError(absl::StrCat(
         "the data set (", dataset.train.num_samples, " images of ", dataset.pixels(), " pixels, ",
-        dataset.num_classes, " classes) does not fit the model (", inputs(), " inputs, ",
-        classes(), " classes) or the plan (", options_.plan.num_samples, " samples)"));
+        dataset.num_classes, " classes) does not fit the model (", inputs(), " inputs, ", classes(),
+        " classes) or the plan (", options_.plan.num_samples, " samples)"));
   }
   RM_CUDA(cudaSetDevice(options_.device));
   cudaStream_t stream = nullptr;
@@ -275,9 +275,8 @@ absl::Status CudaPersistentTrainer::SetState(const TrainState& state) {
   for (const std::vector<float>* part :
        {&state.parameters, &state.first_moment, &state.second_moment}) {
     if (part->size() != num_parameters()) {
-      return absl::InvalidArgumentError(absl::StrCat("a state of ", part->size(),
-                                                     " parameters was given to a model of ",
-                                                     num_parameters()));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "a state of ", part->size(), " parameters was given to a model of ", num_parameters()));
     }
   }
   for (int row = 0; row < inputs(); ++row) {

@@ -47,11 +47,10 @@ __device__ __forceinline__ void BarrierExpect(uint32_t barrier, uint32_t bytes) 
                : "memory");
 }
 
-// Tells that this warp has read what it needed; it publishes no writes, so the default scope does (a
-// release at cluster scope would cost a fence of the whole GPU).
+// Tells that this warp has read what it needed; it publishes no writes, so the default scope does
+// (a release at cluster scope would cost a fence of the whole GPU).
 __device__ __forceinline__ void BarrierArriveRemote(uint32_t remote_barrier) {
-  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(remote_barrier)
-               : "memory");
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(remote_barrier) : "memory");
 }
 
 __device__ __forceinline__ bool BarrierTryWait(uint32_t barrier, uint32_t parity) {
@@ -100,8 +99,8 @@ __device__ __forceinline__ void CopyToBlocks(uint32_t shared, const void* global
 __device__ __forceinline__ void CopyToBlock(uint32_t shared, const void* global, uint32_t bytes,
                                             uint32_t barrier) {
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-          shared),
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(shared),
       "l"(__cvta_generic_to_global(global)), "r"(bytes), "r"(barrier)
       : "memory");
 }
