@@ -86,23 +86,30 @@ void OpenNvidiaLibrary(const char* file, const std::vector<std::string>& directo
   }
 }
 
-// The module's path, or its bare name if only the linker may know it.
-std::string FindModule(const std::vector<std::string>& directories) {
+absl::Status NoModule() {
+  return absl::NotFoundError(
+      absl::StrCat("there is no ", kModuleFile,
+                   " beside this program, in --cuda-libs or on the linker's path: this is a build "
+                   "without CUDA"));
+}
+
+// The module's path; its bare name if only the linker may know it.
+absl::StatusOr<std::string> FindModule(const std::vector<std::string>& directories) {
+  bool asks_linker = false;
   for (const std::string& directory : directories) {
-    if (directory.empty()) continue;
     const std::string path = PathIn(directory, kModuleFile);
-    if (Exists(path)) return path;
+    if (directory.empty()) {
+      asks_linker = true;
+    } else if (Exists(path)) {
+      return path;
+    }
   }
-  return kModuleFile;
+  if (asks_linker) return kModuleFile;
+  return NoModule();
 }
 
 absl::Status OpenError(const std::string& path, std::string_view reason) {
-  if (reason.starts_with(absl::StrCat(kModuleFile, ": cannot open"))) {
-    return absl::NotFoundError(absl::StrCat(
-        "there is no ", kModuleFile,
-        " beside this program, in --cuda-libs or on the linker's path: this is a build without "
-        "CUDA"));
-  }
+  if (reason.starts_with(absl::StrCat(kModuleFile, ": cannot open"))) return NoModule();
   return absl::UnavailableError(
       absl::StrCat(path, " does not load: ", std::string(reason),
                    " (looked for NVIDIA's libraries beside this program, in --cuda-libs, on the "
@@ -142,7 +149,7 @@ std::vector<std::string> CudaSearchPath(const std::string& cuda_libs) {
 }
 
 absl::StatusOr<const CudaModule*> LoadCudaModuleFrom(const std::vector<std::string>& directories) {
-  const std::string path = FindModule(directories);
+  RM_ASSIGN_OR_RETURN(const std::string path, FindModule(directories));
   // Half a gigabyte of libraries is not opened for a module that is not there.
   if (path != kModuleFile) {
     for (const char* library : kNvidiaLibraries) OpenNvidiaLibrary(library, directories);

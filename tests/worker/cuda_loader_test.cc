@@ -42,7 +42,7 @@ class CudaLoaderTest : public testing::Test {
 };
 
 TEST_F(CudaLoaderTest, AnAbsentModuleIsNotFound) {
-  const auto module = LoadCudaModuleFrom({directory_, ""});
+  const auto module = LoadCudaModuleFrom({directory_});
   EXPECT_EQ(module.status().code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(Message(module.status()), HasSubstr("there is no libringmaster_cuda.so"));
 }
