@@ -56,6 +56,14 @@ class TwoHostsTest : public RunTest {
                          : Captured{{1, 0}, "", std::string(captured.status().message())};
   }
 
+  // A worker on one of the hosts. One thread a process: the "hosts" share this machine's cores, and
+  // threads that wait for each other without having one make a step a hundred times as long.
+  Running StartWorker(int host, const std::string& processes) {
+    return StartOn(host, "ringmaster-worker",
+                   {"--coordinator", "10.83.0.1:29400", "--backend", "cpu", "--processes",
+                    processes, "--threads", "1"});
+  }
+
   // Runs inside one of the hosts.
   Running StartOn(int host, const std::string& program, const std::vector<std::string>& args) {
     return Start(program, args, {}, {"/usr/bin/env", "ip", "netns", "exec", host_[host]});
@@ -67,11 +75,8 @@ class TwoHostsTest : public RunTest {
 TEST_F(TwoHostsTest, TrainTogether) {
   Running coordinator = StartOn(0, "ringmaster-coordinator",
                                 {"--nodes", "2", "--epochs", "1", "--report", "report.json"});
-  Running near =
-      StartOn(0, "ringmaster-worker", {"--coordinator", "10.83.0.1:29400", "--backend", "cpu"});
-  Running far =
-      StartOn(1, "ringmaster-worker",
-              {"--coordinator", "10.83.0.1:29400", "--backend", "cpu", "--processes", "2"});
+  Running near = StartWorker(0, "1");
+  Running far = StartWorker(1, "2");
   EXPECT_TRUE(near.Wait().ok()) << near.error();
   EXPECT_TRUE(far.Wait().ok()) << far.error();
   EXPECT_TRUE(coordinator.Wait().ok()) << coordinator.out() << coordinator.error();
@@ -83,10 +88,8 @@ TEST_F(TwoHostsTest, TrainTogether) {
 
 TEST_F(TwoHostsTest, CutCableEndsTheRun) {
   Running coordinator = StartOn(0, "ringmaster-coordinator", {"--nodes", "2", "--epochs", "1000"});
-  Running near =
-      StartOn(0, "ringmaster-worker", {"--coordinator", "10.83.0.1:29400", "--backend", "cpu"});
-  Running far =
-      StartOn(1, "ringmaster-worker", {"--coordinator", "10.83.0.1:29400", "--backend", "cpu"});
+  Running near = StartWorker(0, "1");
+  Running far = StartWorker(1, "1");
   ASSERT_TRUE(coordinator.Until([&coordinator] {
     return coordinator.out().find("Epoch 2/1000") != std::string::npos;
   })) << coordinator.out()
