@@ -396,7 +396,9 @@ TEST_F(ServiceTest, StateThatIsWrong) {
          "bytes");
   Expect(PutState(state, 1, 2, Position::DONE), grpc::StatusCode::INVALID_ARGUMENT, "epoch 2");
   TrainState larger = state;
-  larger.parameters.resize(larger.parameters.size() + 1);
+  for (auto* part : {&larger.parameters, &larger.first_moment, &larger.second_moment}) {
+    part->push_back(0);
+  }
   Expect(PutState(larger, 1, 1, Position::TRAIN), grpc::StatusCode::INVALID_ARGUMENT,
          "another model");
   TrainState back;
