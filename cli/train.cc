@@ -40,8 +40,8 @@ class Part {
 
   bool running() { return child_ && !child_->Poll(); }
   std::optional<ExitStatus> status() { return child_ ? child_->Poll() : std::nullopt; }
-  // To be polled; negative when there is nothing to wait for.
-  int fd() { return running() ? child_->pidfd() : -1; }
+  // Becomes readable at its end; for one that was started.
+  int pidfd() const { return child_->pidfd(); }
   // Whether it was told to end: its exit status then says nothing new.
   bool told() const { return told_; }
   absl::Time next_press() const { return told_ ? kill_at_ : terminate_at_; }
@@ -139,16 +139,22 @@ class TrainRun {
   void Watch() {
     bool coordinator_ran = true;
     bool agent_ran = true;
-    while (coordinator_.running() || agent_.running()) {
-      const absl::Time wake = std::min(coordinator_.next_press(), agent_.next_press());
-      WaitReadable({coordinator_.fd(), agent_.fd(), signals_.fd()}, wake - absl::Now());
-      HandleSignals();
-      if (std::exchange(coordinator_ran, coordinator_.running()) && !coordinator_.running()) {
+    for (;;) {
+      // Looked at once a turn: one that ends from here on makes its pidfd readable.
+      const bool coordinator_runs = coordinator_.running();
+      const bool agent_runs = agent_.running();
+      if (!coordinator_runs && !agent_runs) return;
+      if (std::exchange(coordinator_ran, coordinator_runs) && !coordinator_runs) {
         agent_.EndBy(absl::Now() + (stop_signal_ == 0 ? kOwnEnd : absl::ZeroDuration()));
       }
-      if (std::exchange(agent_ran, agent_.running()) && !agent_.running()) OnAgentEnd();
+      if (std::exchange(agent_ran, agent_runs) && !agent_runs) OnAgentEnd();
       coordinator_.Press();
       agent_.Press();
+      const absl::Time wake = std::min(coordinator_.next_press(), agent_.next_press());
+      WaitReadable({coordinator_runs ? coordinator_.pidfd() : -1, agent_runs ? agent_.pidfd() : -1,
+                    signals_.fd()},
+                   wake - absl::Now());
+      HandleSignals();
     }
   }
 
