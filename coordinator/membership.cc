@@ -20,6 +20,14 @@ std::string Counted(uint64_t count, const std::string& noun) {
 
 std::string DeviceName(DeviceKind device) { return device == CUDA ? "CUDA" : "CPU"; }
 
+// `ready` complete nodes or workers, and nodes of which some processes are missing.
+std::string WhoIsHere(uint64_t ready, const std::vector<std::string>& partial) {
+  const std::string parts = absl::StrJoin(partial, ", ");
+  if (ready == 0) return partial.empty() ? "nobody is here" : absl::StrCat(parts, " so far");
+  const std::string whole = absl::StrCat(ready, ready == 1 ? " is here" : " are here");
+  return partial.empty() ? whole : absl::StrCat(whole, ", and ", parts);
+}
+
 absl::Status CheckForm(const Hello& hello) {
   for (const std::string* text :
        {&hello.node_id(), &hello.host(), &hello.device_description(), &hello.version(),
@@ -197,10 +205,6 @@ void Membership::DecideWaiting(absl::Time now) {
           absl::StrCat(node.members.size(), " of ", node.size, " processes of host ", node.host));
     }
   }
-  std::string here = ready == 0   ? "nobody is here"
-                     : ready == 1 ? "1 is here"
-                                  : absl::StrCat(ready, " are here");
-  if (!partial.empty()) absl::StrAppend(&here, ", and ", absl::StrJoin(partial, ", "));
 
   const bool enough = partial.empty() && ready >= static_cast<uint64_t>(wanted().min);
   const bool full = ready >= static_cast<uint64_t>(wanted().max);
@@ -208,11 +212,11 @@ void Membership::DecideWaiting(absl::Time now) {
     Form(nodes);
   } else if (now >= join_deadline_) {
     Fail(absl::StrCat("waited ", absl::FormatDuration(options_.join_timeout), " for ", Wanted(),
-                      ": ", here));
+                      ": ", WhoIsHere(ready, partial)));
   } else if (enough) {
     reason_ = absl::StrCat("waiting a moment for more than the ", ready, " that are here");
   } else {
-    reason_ = absl::StrCat("waiting for ", Wanted(), ": ", here);
+    reason_ = absl::StrCat("waiting for ", Wanted(), ": ", WhoIsHere(ready, partial));
   }
 }
 

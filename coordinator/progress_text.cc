@@ -47,7 +47,8 @@ std::string Clock(double seconds) {
 }
 
 std::string Figure(const char* name, double value) {
-  return absl::StrFormat(value > 1e-3 || value == 0 ? "%s: %.4f" : "%s: %.4e", name, value);
+  if (value > 1e-3 || value == 0) return absl::StrFormat("%s: %.4f", name, value);
+  return absl::StrFormat("%s: %.4e", name, value);
 }
 
 std::vector<std::string> Figures(const EpochSummary& summary) {

@@ -10,6 +10,7 @@
 #include "common/settings_table.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/temporary_directory.h"
 
 namespace ringmaster {
 namespace {
@@ -32,7 +33,7 @@ class SettingsTest : public ::testing::Test {
   }
 
   std::string WriteConfig(const std::string& text) {
-    const std::string path = ::testing::TempDir() + "/settings_test.toml";
+    const std::string path = directory_.File("settings.toml");
     std::ofstream(path) << text;
     return path;
   }
@@ -54,6 +55,7 @@ class SettingsTest : public ::testing::Test {
   Settings settings_;
   EarlyExit exit_;
   std::vector<std::string> variables_;
+  const TemporaryDirectory directory_;
 };
 
 TEST_F(SettingsTest, DefaultsAreTheKerasExample) {

@@ -7,7 +7,7 @@
 #include "common/safetensors.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/common/temporary_directory.h"
+#include "tests/temporary_directory.h"
 
 namespace ringmaster {
 namespace {

@@ -6,7 +6,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/common/temporary_directory.h"
+#include "tests/temporary_directory.h"
 
 namespace ringmaster {
 namespace {

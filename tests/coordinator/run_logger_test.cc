@@ -58,7 +58,7 @@ class RunLoggerTest : public ::testing::Test {
   }
 
   TrainingConfig config_;
-  tensorboard::TemporaryDirectory directory_;
+  TemporaryDirectory directory_;
   std::unique_ptr<RunLogger> logger_;
   std::vector<Event> train_;
   std::vector<Event> validation_;

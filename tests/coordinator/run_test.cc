@@ -15,9 +15,9 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
-#include "tests/common/temporary_directory.h"
 #include "tests/coordinator/planned_records.h"
 #include "tests/coordinator/run_fixture.h"
+#include "tests/temporary_directory.h"
 
 namespace ringmaster {
 namespace {

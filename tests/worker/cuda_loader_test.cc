@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/temporary_directory.h"
 
 namespace ringmaster {
 namespace {
@@ -28,33 +29,28 @@ std::string Message(const absl::Status& status) { return std::string(status.mess
 
 class CudaLoaderTest : public testing::Test {
  protected:
-  void SetUp() override {
-    directory_ = testing::TempDir() + "cuda_loader_XXXXXX";
-    ASSERT_NE(mkdtemp(directory_.data()), nullptr);
-  }
-  void TearDown() override { std::filesystem::remove_all(directory_); }
-
   void WriteModule(const std::string& bytes) {
-    std::ofstream(directory_ + "/libringmaster_cuda.so", std::ios::binary) << bytes;
+    std::ofstream(directory_.File("libringmaster_cuda.so"), std::ios::binary) << bytes;
   }
 
-  std::string directory_;
+  const TemporaryDirectory directory_;
 };
 
 TEST_F(CudaLoaderTest, AnAbsentModuleIsNotFound) {
-  const auto module = LoadCudaModuleFrom({directory_});
+  const auto module = LoadCudaModuleFrom({directory_.path()});
   EXPECT_EQ(module.status().code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(Message(module.status()), HasSubstr("there is no libringmaster_cuda.so"));
 }
 
 TEST_F(CudaLoaderTest, ADamagedModuleIsUnavailableWithTheLinkersReason) {
   WriteModule("not a library");
-  const auto tiny = LoadCudaModuleFrom({directory_});
+  const auto tiny = LoadCudaModuleFrom({directory_.path()});
   EXPECT_EQ(tiny.status().code(), absl::StatusCode::kUnavailable);
-  EXPECT_THAT(Message(tiny.status()), AllOf(HasSubstr(directory_), HasSubstr("file too short")));
+  EXPECT_THAT(Message(tiny.status()),
+              AllOf(HasSubstr(directory_.path()), HasSubstr("file too short")));
 
   WriteModule(std::string(10000, 'x'));
-  const auto garbage = LoadCudaModuleFrom({directory_});
+  const auto garbage = LoadCudaModuleFrom({directory_.path()});
   EXPECT_EQ(garbage.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(Message(garbage.status()), HasSubstr("invalid ELF header"));
 }
@@ -78,7 +74,7 @@ TEST_F(CudaLoaderTest, AModuleOfAnotherVersionIsRefused) {
 
 TEST_F(CudaLoaderTest, TheFirstDirectoryWithAModuleDecides) {
   const auto module = LoadCudaModuleFrom(
-      {directory_, absl::StrCat(kModules, "/good"), absl::StrCat(kModules, "/other_abi")});
+      {directory_.path(), absl::StrCat(kModules, "/good"), absl::StrCat(kModules, "/other_abi")});
   ASSERT_EQ(module.status(), absl::OkStatus());
   EXPECT_EQ((*module)->abi, kCudaModuleAbi);
   EXPECT_EQ((*module)->versions(), "fake");
@@ -97,9 +93,9 @@ TEST_F(CudaLoaderTest, SearchesBesideTheProgramThenCudaLibsThenTheLinkersPaths) 
 }
 
 TEST_F(CudaLoaderTest, SearchesTheToolkitAndPythonsPackages) {
-  const std::string wheel = directory_ + "/lib/python3.99/site-packages/nvidia/nccl/lib";
+  const std::string wheel = directory_.File("lib/python3.99/site-packages/nvidia/nccl/lib");
   std::filesystem::create_directories(wheel);
-  setenv("VIRTUAL_ENV", directory_.c_str(), 1);
+  setenv("VIRTUAL_ENV", directory_.path().c_str(), 1);
   setenv("CUDA_HOME", "/a/toolkit", 1);
   const std::vector<std::string> path = CudaSearchPath("");
   unsetenv("VIRTUAL_ENV");
