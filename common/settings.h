@@ -64,7 +64,9 @@ struct Settings {
   // How a node computes.
   std::string processes = "auto";                // auto|gpu|cpu|N                  // --processes
   BackendChoice backend = BackendChoice::kAuto;  // --backend
-  int threads = 0;        // CPU threads a process; 0: cores / processes // --threads
+  // One by default: at MNIST's size more threads wait for each other longer than they compute, and
+  // several processes of a machine would starve each other.
+  int threads = 1;        // CPU threads a process; 0: cores / processes // --threads
   std::string cuda_libs;  // directories with NVIDIA's libraries // --cuda-libs DIR[:DIR]
 
   // What people see.

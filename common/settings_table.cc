@@ -282,7 +282,8 @@ void AddComputeOptions(std::vector<SettingOption>* options) {
           {"backend", kTrain | kWorker | kEvaluate | kProcess, kHowItComputes, "auto|cpu|cuda",
            "what computes; auto: the GPU where one can be used", ParseBackend, FormatBackend},
           {"threads", kTrain | kWorker | kEvaluate | kProcess, kHowItComputes, "N",
-           "CPU threads a process; 0: its share of the cores",
+           "CPU threads a process (default: 1; more pay for wide layers); 0: its share of the "
+           "cores",
            [](Text t, Settings* s) { return ParseInteger(t, 0, 1024, &s->threads); },
            [](const Settings& s) { return FormatNumber(s.threads); }},
           {"cuda-libs", kTrain | kWorker | kEvaluate | kProcess, kHowItComputes, "DIR[:DIR]",

@@ -16,7 +16,7 @@ absl::Status Sgemm(char transpose_a, char transpose_b, int m, int n, int k, Cons
   if (status == dnnl_success) return absl::OkStatus();
   return absl::InternalError(absl::StrFormat(
       "dnnl_sgemm(%c, %c, m=%d, n=%d, k=%d) failed with oneDNN status %d; this is a bug, please "
-      "report it with the output of `ringmaster doctor`",
+      "report it",
       transpose_a, transpose_b, m, n, k, static_cast<int>(status)));
 }
 

@@ -56,12 +56,11 @@ class TwoHostsTest : public RunTest {
                          : Captured{{1, 0}, "", std::string(captured.status().message())};
   }
 
-  // A worker on one of the hosts. One thread a process: the "hosts" share this machine's cores, and
-  // threads that wait for each other without having one make a step a hundred times as long.
+  // A worker on one of the hosts.
   Running StartWorker(int host, const std::string& processes) {
-    return StartOn(host, "ringmaster-worker",
-                   {"--coordinator", "10.83.0.1:29400", "--backend", "cpu", "--processes",
-                    processes, "--threads", "1"});
+    return StartOn(
+        host, "ringmaster-worker",
+        {"--coordinator", "10.83.0.1:29400", "--backend", "cpu", "--processes", processes});
   }
 
   // Runs inside one of the hosts.
