@@ -241,7 +241,10 @@ absl::StatusOr<Captured> RunAndCapture(const ChildOptions& options, absl::Durati
   Captured captured;
   bool out_open = child.stdout_fd() >= 0;
   bool error_open = child.stderr_fd() >= 0;
-  while (out_open || error_open || !child.Poll()) {
+  for (;;) {
+    // Looked at once a turn: if the child ends from here on its pidfd becomes readable.
+    const bool ended = child.Poll().has_value();
+    if (ended && !out_open && !error_open) break;
     if (absl::Now() >= deadline) {
       child.Signal(SIGKILL);
       return absl::DeadlineExceededError(
@@ -249,7 +252,7 @@ absl::StatusOr<Captured> RunAndCapture(const ChildOptions& options, absl::Durati
                        "; it was killed. Its output: ", captured.out, captured.error));
     }
     WaitReadable({out_open ? child.stdout_fd() : -1, error_open ? child.stderr_fd() : -1,
-                  child.Poll() ? -1 : child.pidfd()},
+                  ended ? -1 : child.pidfd()},
                  deadline - absl::Now());
     if (out_open) out_open = Drain(child.stdout_fd(), &captured.out);
     if (error_open) error_open = Drain(child.stderr_fd(), &captured.error);

@@ -267,7 +267,8 @@ void Membership::CompareDigests() {
   }
   state_digest_ = ranks_by_digest.begin()->first;
   phase_ = Phase::kFinished;
-  reason_ = absl::StrCat("all ", Counted(ranks_.size(), "worker"), " finished");
+  reason_ = ranks_.size() == 1 ? "the worker finished"
+                               : absl::StrCat("all ", ranks_.size(), " workers finished");
 }
 
 void Membership::Fail(const std::string& reason) {

@@ -158,6 +158,17 @@ TEST(RunAndCapture, KillsAtTheDeadline) {
   EXPECT_EQ(captured.status().code(), absl::StatusCode::kDeadlineExceeded);
 }
 
+// A child may close its output and end at any moment, also between two looks at it.
+TEST(RunAndCapture, NoEndIsMissed) {
+  ChildOptions options = Shell("exec >&- 2>&-");
+  for (int i = 0; i < 500; ++i) {
+    const absl::Time before = absl::Now();
+    const auto captured = RunAndCapture(options, absl::Seconds(30));
+    ASSERT_TRUE(captured.ok()) << captured.status();
+    ASSERT_LT(absl::Now() - before, absl::Seconds(20)) << "missed in run " << i;
+  }
+}
+
 // The child's own first line: run as `subprocess_test --die-with-parent`.
 TEST(DieWithParent, ChildDiesWhenItsParentIsKilled) {
   ChildOptions options;
