@@ -109,7 +109,7 @@ void Supervisor::Press() {
     SignalAll(SIGKILL);
   } else if (!told_ && absl::Now() >= terminate_at_) {
     told_ = true;
-    kill_at_ = absl::Now() + options_.grace;
+    kill_at_ = absl::Now() + (result_.stop_signal != 0 ? options_.grace : options_.failure_grace);
     SignalAll(SIGTERM);
   }
 }

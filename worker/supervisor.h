@@ -38,8 +38,11 @@ class Supervisor {
     int consequence_code = 3;
     // After the first failure: how long the others may take to end by themselves before SIGTERM,
     // and then before SIGKILL.
-    absl::Duration own_end = absl::Seconds(4);
+    absl::Duration own_end = absl::Milliseconds(500);
     absl::Duration grace = absl::Seconds(3);
+    // The same after a failure, where nothing is left to save: a process that hangs hears nothing,
+    // and the run is to end within 5 s, of which 3 go to noticing the silence.
+    absl::Duration failure_grace = absl::Milliseconds(500);
     // Name of child `index` in front of its lines.
     std::function<std::string(size_t)> label;
     // Where a line of child `index` goes; RelayLine unless a test wants it.

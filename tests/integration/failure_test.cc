@@ -61,6 +61,20 @@ TEST_F(FailureTest, KilledWorkerEndsTheRunWithinFiveSecondsAndIsNamed) {
   EXPECT_THAT(train.error(), HasSubstr(absl::StrCat("pid ", pid)));
 }
 
+// It hears no signal but SIGKILL, and its connections stay open.
+TEST_F(FailureTest, StoppedWorkerEndsTheRunWithinFiveSecondsAndIsNamed) {
+  auto [train, address] = StartSlowTraining(3);
+  const int pid = PidOfRank(address, 1);
+  ASSERT_GT(pid, 0);
+  const absl::Time before = absl::Now();
+  ASSERT_EQ(kill(pid, SIGSTOP), 0);
+  EXPECT_EQ(train.Wait(), (ExitStatus{1, 0})) << train.error();
+  EXPECT_LT(absl::Now() - before, absl::Seconds(5));
+  EXPECT_THAT(train.error(), HasSubstr("rank 1 of 3"));
+  EXPECT_THAT(train.error(), HasSubstr("has been silent"));
+  EXPECT_TRUE(Leftovers().empty());
+}
+
 TEST_F(FailureTest, FailingWorkerIsTheCauseAndTheOthersAreNot) {
   Running train = Start("ringmaster", {"train", "--backend", "cpu", "--workers", "3"},
                         {{"RINGMASTER_FAULT", "fail-step:5"}});

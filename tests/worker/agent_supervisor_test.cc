@@ -96,7 +96,7 @@ TEST_F(SupervisorTest, KilledChildIsTheCauseAndTheRestIsEnded) {
 TEST_F(SupervisorTest, ChildThatDoesNotObeyIsKilledAndIsNotTheCause) {
   Supervisor::Options options = Options();
   options.own_end = absl::Milliseconds(300);
-  options.grace = absl::Milliseconds(50);
+  options.failure_grace = absl::Milliseconds(50);
   const absl::Time before = absl::Now();
   const SupervisorResult result =
       Run({absl::StrCat("trap '' TERM; ", kForEver), "exit 3"}, options);
