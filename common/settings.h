@@ -39,6 +39,16 @@ absl::StatusOr<CountRange> ParseCountRange(const std::string& text);
 
 enum class BackendChoice { kAuto, kCpu, kCuda };
 
+// How often a checkpoint is taken besides the ends of epochs: "500" is every 500 steps, "30s" every
+// 30 seconds.
+struct CheckpointInterval {
+  uint32_t steps = 0;  // 0: not by this measure
+  absl::Duration time = absl::Seconds(30);
+
+  friend bool operator==(const CheckpointInterval&, const CheckpointInterval&) = default;
+};
+absl::StatusOr<CheckpointInterval> ParseCheckpointInterval(const std::string& text);
+
 struct Settings {
   // What is trained.                                                   flag
   uint32_t epochs = 6;          // --epochs
@@ -46,6 +56,7 @@ struct Settings {
   std::vector<int> layers;      // hidden widths or all; see --layers // --layers 784,128,10
   OptimizerSpec optimizer;      // --optimizer adam|sgd, --learning-rate
   uint64_t seed = 1;            // --seed
+  bool reproducible = false;    // --reproducible
   std::string data_dir;         // empty: data/mnist of this tree     // --data-dir
 
   // Where results go.
@@ -60,6 +71,14 @@ struct Settings {
   std::string listen;       // coordinator; "HOST:PORT", port 0 picks one // --listen
   std::string coordinator;  // worker; "HOST:PORT"                // --coordinator
   absl::Duration join_timeout = absl::Seconds(600);  // --join-timeout SECONDS
+
+  // When something fails.
+  CheckpointInterval checkpoint_every;  // --checkpoint-every STEPS|SECONDSs
+  std::string resume = "auto";          // auto|never|checkpoint file // --resume
+  // How long a member may be silent. Every other time of the failure detection is derived from it.
+  absl::Duration patience = absl::Seconds(3);  // --patience SECONDS
+  int max_failures = -1;  // -1: as many as there are progress between // --max-failures
+  std::string chaos;      // what to break, as cli/chaos.h says // --chaos SPEC
 
   // How a node computes.
   std::string processes = "auto";                // auto|gpu|cpu|N                  // --processes

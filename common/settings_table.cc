@@ -28,6 +28,7 @@ constexpr unsigned kAll = kTrain | kCoordinator | kWorker | kEvaluate | kProcess
 constexpr char kWhatIsTrained[] = "What is trained";
 constexpr char kWhereItGoes[] = "Where data and results are";
 constexpr char kWhoTakesPart[] = "Who takes part";
+constexpr char kWhenItFails[] = "When something fails";
 constexpr char kHowItComputes[] = "How a node computes";
 constexpr char kWhatIsSeen[] = "What is seen";
 
@@ -123,12 +124,28 @@ absl::Status ParseAddress(const std::string& text, int min_port, std::string* ou
   return absl::OkStatus();
 }
 
-absl::Status ParseJoinTimeout(const std::string& text, Settings* settings) {
+absl::Status ParseSeconds(const std::string& text, double least, const char* wanted,
+                          absl::Duration* out) {
   double seconds = 0;
-  if (!absl::SimpleAtod(text, &seconds) || !(seconds > 0) || seconds > 1e7) {
-    return Wants("seconds above 0, as 600");
+  if (!absl::SimpleAtod(text, &seconds) || !(seconds >= least) || !(seconds > 0) || seconds > 1e7) {
+    return Wants(wanted);
   }
-  settings->join_timeout = absl::Seconds(seconds);
+  *out = absl::Seconds(seconds);
+  return absl::OkStatus();
+}
+
+std::string FormatSeconds(absl::Duration duration) {
+  return absl::StrCat(absl::ToDoubleSeconds(duration));
+}
+
+std::string FormatCheckpointInterval(const CheckpointInterval& interval) {
+  if (interval.steps > 0) return absl::StrCat(interval.steps);
+  return FormatSeconds(interval.time) + "s";
+}
+
+absl::Status ParseMaxFailures(const std::string& text, Settings* settings) {
+  if (text != "unlimited") return ParseInteger(text, 0, 1000000, &settings->max_failures);
+  settings->max_failures = -1;
   return absl::OkStatus();
 }
 
@@ -215,6 +232,10 @@ void AddTrainedOptions(std::vector<SettingOption>* options) {
              return ParseInteger(t, uint64_t{0}, std::numeric_limits<uint64_t>::max(), &s->seed);
            },
            [](const Settings& s) { return FormatNumber(s.seed); }},
+          {"reproducible", kTrain | kCoordinator, kWhatIsTrained, "",
+           "the same weights to the bit at any number of processes and on any device; slower",
+           [](Text t, Settings* s) { return ParseSwitch(t, &s->reproducible); },
+           [](const Settings& s) { return FormatSwitch(s.reproducible); }},
       });
 }
 
@@ -247,28 +268,71 @@ void AddPlaceOptions(std::vector<SettingOption>* options) {
 }
 
 void AddMemberOptions(std::vector<SettingOption>* options) {
+  options->insert(options->end(),
+                  {
+                      {"workers", kTrain | kCoordinator, kWhoTakesPart, "N|MIN:MAX",
+                       "processes in the run (default: train starts one per GPU, or two on CPU)",
+                       [](Text t, Settings* s) { return ParseRange(t, &s->workers); },
+                       [](const Settings& s) { return FormatRange(s.workers); }},
+                      {"nodes", kCoordinator, kWhoTakesPart, "N|MIN:MAX",
+                       "machines to wait for, each with all its processes (default: 1)",
+                       [](Text t, Settings* s) { return ParseRange(t, &s->nodes); },
+                       [](const Settings& s) { return FormatRange(s.nodes); }},
+                      {"listen", kTrain | kCoordinator, kWhoTakesPart, "HOST:PORT",
+                       "where the coordinator listens; port 0 picks a free one",
+                       [](Text t, Settings* s) { return ParseAddress(t, 0, &s->listen); },
+                       [](const Settings& s) { return s.listen; }},
+                      {"coordinator", kWorker | kProcess | kStatus, kWhoTakesPart, "HOST:PORT",
+                       "the coordinator to join",
+                       [](Text t, Settings* s) { return ParseAddress(t, 1, &s->coordinator); },
+                       [](const Settings& s) { return s.coordinator; }},
+                      {"join-timeout", kTrain | kCoordinator | kWorker | kProcess, kWhoTakesPart,
+                       "SECONDS", "how long to wait for the others",
+                       [](Text t, Settings* s) {
+                         return ParseSeconds(t, 0, "seconds above 0, as 600", &s->join_timeout);
+                       },
+                       [](const Settings& s) { return FormatSeconds(s.join_timeout); }},
+                  });
+}
+
+void AddFailureOptions(std::vector<SettingOption>* options) {
   options->insert(
       options->end(),
       {
-          {"workers", kTrain | kCoordinator, kWhoTakesPart, "N|MIN:MAX",
-           "processes in the run (default: train starts one per GPU, or two on CPU)",
-           [](Text t, Settings* s) { return ParseRange(t, &s->workers); },
-           [](const Settings& s) { return FormatRange(s.workers); }},
-          {"nodes", kCoordinator, kWhoTakesPart, "N|MIN:MAX",
-           "machines to wait for, each with all its processes (default: 1)",
-           [](Text t, Settings* s) { return ParseRange(t, &s->nodes); },
-           [](const Settings& s) { return FormatRange(s.nodes); }},
-          {"listen", kTrain | kCoordinator, kWhoTakesPart, "HOST:PORT",
-           "where the coordinator listens; port 0 picks a free one",
-           [](Text t, Settings* s) { return ParseAddress(t, 0, &s->listen); },
-           [](const Settings& s) { return s.listen; }},
-          {"coordinator", kWorker | kProcess | kStatus, kWhoTakesPart, "HOST:PORT",
-           "the coordinator to join",
-           [](Text t, Settings* s) { return ParseAddress(t, 1, &s->coordinator); },
-           [](const Settings& s) { return s.coordinator; }},
-          {"join-timeout", kTrain | kCoordinator | kWorker | kProcess, kWhoTakesPart, "SECONDS",
-           "how long to wait for the others", ParseJoinTimeout,
-           [](const Settings& s) { return FormatNumber(absl::ToDoubleSeconds(s.join_timeout)); }},
+          {"checkpoint-every", kTrain | kCoordinator, kWhenItFails, "STEPS|SECONDSs",
+           "checkpoints besides those after each epoch, as 500 or 30s (default: 30s)",
+           [](Text t, Settings* s) {
+             auto interval = ParseCheckpointInterval(t);
+             if (!interval.ok()) return interval.status();
+             s->checkpoint_every = *interval;
+             return absl::OkStatus();
+           },
+           [](const Settings& s) { return FormatCheckpointInterval(s.checkpoint_every); }},
+          {"resume", kTrain | kCoordinator, kWhenItFails, "auto|never|FILE",
+           "auto: go on with the run in --run-dir, if there is one; FILE: a new run from that "
+           "checkpoint",
+           [](Text t, Settings* s) {
+             if (t.empty()) return Wants("auto, never or the path of a checkpoint");
+             return ParseText(t, &s->resume);
+           },
+           [](const Settings& s) { return s.resume; }},
+          {"patience", kTrain | kCoordinator, kWhenItFails, "SECONDS",
+           "how long a process may be silent before it counts as lost; other limits follow",
+           [](Text t, Settings* s) {
+             return ParseSeconds(t, 0.1, "seconds of at least 0.1, as 3", &s->patience);
+           },
+           [](const Settings& s) { return FormatSeconds(s.patience); }},
+          {"max-failures", kTrain | kCoordinator, kWhenItFails, "N|unlimited",
+           "failures to survive; unlimited, the default: any number, as long as there is progress "
+           "between them",
+           ParseMaxFailures,
+           [](const Settings& s) {
+             return s.max_failures < 0 ? std::string("unlimited") : absl::StrCat(s.max_failures);
+           }},
+          {"chaos", kTrain, kWhenItFails, "SPEC",
+           "break things on purpose, as kill:5,hang:1 (see 'ringmaster chaos --help')",
+           [](Text t, Settings* s) { return ParseText(t, &s->chaos); },
+           [](const Settings& s) { return s.chaos; }},
       });
 }
 
@@ -355,6 +419,22 @@ absl::StatusOr<CountRange> ParseCountRange(const std::string& text) {
   return range;
 }
 
+absl::StatusOr<CheckpointInterval> ParseCheckpointInterval(const std::string& text) {
+  CheckpointInterval interval;
+  if (text.ends_with("s")) {
+    const std::string seconds = text.substr(0, text.size() - 1);
+    const absl::Status status =
+        ParseSeconds(seconds, 0.01, "steps or seconds, as 500 or 30s", &interval.time);
+    if (!status.ok()) return status;
+    return interval;
+  }
+  if (!absl::SimpleAtoi(text, &interval.steps) || interval.steps == 0) {
+    return Wants("steps or seconds, as 500 or 30s");
+  }
+  interval.time = absl::ZeroDuration();
+  return interval;
+}
+
 Settings DefaultSettings(OptimizerSpec::Kind optimizer) {
   Settings settings;
   settings.optimizer.kind = optimizer;
@@ -368,6 +448,7 @@ const std::vector<SettingOption>& SettingOptions() {
     AddTrainedOptions(all);
     AddPlaceOptions(all);
     AddMemberOptions(all);
+    AddFailureOptions(all);
     AddComputeOptions(all);
     AddSeenOptions(all);
     AddHiddenOptions(all);

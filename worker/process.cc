@@ -152,7 +152,7 @@ class RankProcess {
   }
 
   absl::StatusOr<TrainState> StartingState(const Assigned& assigned) {
-    if (!assigned.assignment.has_state_holder()) {
+    if (assigned.assignment.state_digest().empty()) {
       return InitialState(model_, session_->welcome().config().seed());
     }
     return GetState(training_.get(), session_->run_id(), assigned.generation,

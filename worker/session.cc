@@ -165,6 +165,7 @@ class Session::Stream : public grpc::ClientBidiReactor<WorkerMessage, Coordinato
       case CoordinatorMessage::kEnd:
         end_ = incoming_.end();
         break;
+      case CoordinatorMessage::kRegroup:
       case CoordinatorMessage::KIND_NOT_SET:
         break;
     }

@@ -167,7 +167,7 @@ TEST_F(RunTest, WelcomeThenAssignment) {
     EXPECT_EQ(assignment.rank(), rank);
     EXPECT_EQ(assignment.world_size(), 2u);
     EXPECT_EQ(assignment.device(), CPU);
-    EXPECT_FALSE(assignment.has_state_holder());
+    EXPECT_TRUE(assignment.state_digest().empty());
     ASSERT_EQ(assignment.members_size(), 2);
     EXPECT_EQ(assignment.members(1).pid(), 1001);
   }
