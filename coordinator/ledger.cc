@@ -49,6 +49,7 @@ Ledger::Ledger(const TrainingConfig& config, uint64_t base)
       test_digest_(DigestOfAll(config.num_test_samples())),
       base_(std::min(base, timeline_.end())),
       committed_(base_),
+      lineage_(base_),
       order_(plan_.Order(0)) {
   const TimelineEntry first = timeline_.At(base_);  // one past the last epoch at the end
   samples_expected_ = uint64_t{plan_.num_samples} * (config.epochs() - first.epoch);
@@ -85,7 +86,7 @@ absl::StatusOr<Ledger> Ledger::FromSnapshot(const TrainingConfig& config,
     ledger.Append(record);
   }
   for (int i = 0; i < snapshot.generations_size(); ++i) {
-    ledger.resumptions_.push_back({snapshot.generations(i), snapshot.positions(i)});
+    ledger.lineage_.Resume(snapshot.generations(i), snapshot.positions(i));
   }
   ledger.committed_ = std::max(ledger.base_, snapshot.committed());
   ledger.redone_ = snapshot.redone();
@@ -97,7 +98,8 @@ LedgerSnapshot Ledger::Snapshot() const {
   snapshot.set_base(base_);
   snapshot.set_committed(committed_);
   snapshot.set_redone(redone_);
-  for (const Resumption& resumption : resumptions_) {
+  for (const Lineage::Resumption& resumption : lineage_.resumptions()) {
+    if (resumption.generation == 0) continue;  // the base says it
     snapshot.add_generations(resumption.generation);
     snapshot.add_positions(resumption.position);
   }
@@ -194,8 +196,7 @@ void Ledger::Append(const GlobalRecord& record) {
 
 void Ledger::Resume(uint64_t generation, uint64_t position) {
   TakeOff(position);
-  while (!resumptions_.empty() && resumptions_.back().position > position) resumptions_.pop_back();
-  resumptions_.push_back({generation, position});
+  lineage_.Resume(generation, position);
   committed_ = std::min(position, size());
 }
 
@@ -210,7 +211,12 @@ void Ledger::Commit(uint64_t position) {
   committed_ = std::max(committed_, std::min(position, size()));
 }
 
-bool Ledger::OnLineage(uint64_t generation, uint64_t position) const {
+void Lineage::Resume(uint64_t generation, uint64_t position) {
+  while (!resumptions_.empty() && resumptions_.back().position > position) resumptions_.pop_back();
+  resumptions_.push_back({generation, position});
+}
+
+bool Lineage::Contains(uint64_t generation, uint64_t position) const {
   for (size_t i = 0; i < resumptions_.size(); ++i) {
     if (resumptions_[i].generation != generation) continue;
     const bool last = i + 1 == resumptions_.size();
@@ -220,7 +226,7 @@ bool Ledger::OnLineage(uint64_t generation, uint64_t position) const {
   return false;
 }
 
-uint64_t Ledger::GenerationOf(uint64_t index) const {
+uint64_t Lineage::GenerationOf(uint64_t index) const {
   uint64_t generation = 0;
   for (const Resumption& resumption : resumptions_) {
     if (resumption.position > index) break;

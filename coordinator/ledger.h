@@ -29,6 +29,32 @@
 
 namespace ringmaster {
 
+// Where the generations that led to the present state went on from.
+class Lineage {
+ public:
+  struct Resumption {
+    uint64_t generation = 0;
+    uint64_t position = 0;
+  };
+
+  // The state at `base` is where the run begins: of generation 0.
+  explicit Lineage(uint64_t base = 0) : resumptions_{{0, base}} {}
+
+  // `generation`, above all former ones, goes on from `position`: what was done behind it is not of
+  // the lineage any more.
+  void Resume(uint64_t generation, uint64_t position);
+  // Whether a state at `position`, computed by `generation`, lies on the lineage: it is the state
+  // that training has passed through, or is ahead of it.
+  bool Contains(uint64_t generation, uint64_t position) const;
+  // The generation that computed record `index`.
+  uint64_t GenerationOf(uint64_t index) const;
+  // Oldest first; generations grow, and positions do not go back.
+  const std::vector<Resumption>& resumptions() const { return resumptions_; }
+
+ private:
+  std::vector<Resumption> resumptions_;
+};
+
 class Ledger {
  public:
   // `config` has samples in both splits, a global batch and epochs. Records before `base` are of
@@ -51,12 +77,7 @@ class Ledger {
   void Resume(uint64_t generation, uint64_t position);
   // Everything before `position` is held by a state that will not be lost. Not beyond size().
   void Commit(uint64_t position);
-  // Whether a state at `position`, computed by `generation`, lies on the lineage: it is the state
-  // that training has passed through, or is ahead of it.
-  bool OnLineage(uint64_t generation, uint64_t position) const;
-  // The generation that computed record `index`.
-  uint64_t GenerationOf(uint64_t index) const;
-
+  const Lineage& lineage() const { return lineage_; }
   const Timeline& timeline() const { return timeline_; }
   uint64_t base() const { return base_; }
   uint64_t size() const { return base_ + entries_.size(); }  // one past the last record
@@ -92,11 +113,6 @@ class Ledger {
     uint32_t correct = 0;
     double epoch_seconds = 0;
   };
-  struct Resumption {
-    uint64_t generation = 0;
-    uint64_t position = 0;
-  };
-
   absl::Status CheckForm(const GlobalRecord& record) const;
   absl::Status CheckSamples(const GlobalRecord& record);
   const Permutation& OrderOf(uint32_t epoch);
@@ -114,8 +130,7 @@ class Ledger {
   uint64_t redone_ = 0;
   uint64_t samples_ = 0;
   std::vector<Entry> entries_;
-  // Those on the lineage; generations and positions grow (positions not strictly).
-  std::vector<Resumption> resumptions_;
+  Lineage lineage_;
   // Making one costs eight Philox rounds, so the last one asked for is kept.
   uint32_t order_epoch_ = 0;
   Permutation order_;

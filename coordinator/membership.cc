@@ -121,6 +121,8 @@ absl::StatusOr<Membership::Joined> Membership::Join(absl::Time now, uint64_t gen
     return absl::FailedPreconditionError(absl::StrCat("the run is over: ", reason_));
   }
   if (const auto id = Recognise(now, generation, hello)) return Joined{*id, true};
+  // Where the disk took less than it promised, numbers grow all the same.
+  highest_seen_ = std::max(highest_seen_, generation);
   RM_RETURN_IF_ERROR(CheckPeers(hello));
   Supersede(now, hello);
   RM_RETURN_IF_ERROR(CheckRoom(hello));
@@ -602,7 +604,7 @@ void Membership::Form(absl::Time now, std::optional<MemberId> first) {
       return order(a) < order(b);
     });
   }
-  ++generation_;
+  generation_ = std::max(generation_, highest_seen_) + 1;
   names_.clear();
   gone_.clear();
   uint64_t hosts = 0;
@@ -654,8 +656,10 @@ std::optional<uint32_t> Membership::RankOf(MemberId id) const {
 }
 
 bool Membership::AllStand() const {
-  return std::all_of(members_.begin(), members_.end(),
-                     [](const auto& member) { return member.second.standing.has_value(); });
+  return std::all_of(ranks_.begin(), ranks_.end(), [this](MemberId id) {
+    const auto found = members_.find(id);
+    return found == members_.end() || found->second.standing;
+  });
 }
 
 bool Membership::MustAbort(MemberId id) const {

@@ -205,6 +205,7 @@ class Membership {
   Phase phase_ = Phase::kGathering;
   std::string reason_;
   uint64_t generation_ = 0;
+  uint64_t highest_seen_ = 0;  // generation that a process has told of
   MemberId last_member_ = 0;
   std::map<MemberId, MemberState> members_;
   std::vector<MemberId> ranks_;            // of the last generation, also those who are gone

@@ -8,10 +8,8 @@ namespace {
 // A state can be gone on from if training has passed through it, or is where it leads, and if the
 // records up to it are here or come with it.
 bool Usable(const Ledger& ledger, const StateOffer& offer) {
-  const bool on_lineage = offer.generation == 0
-                              ? offer.position == ledger.base()
-                              : ledger.OnLineage(offer.generation, offer.position);
-  return on_lineage && offer.position >= ledger.base() && offer.records_from <= ledger.size();
+  return ledger.lineage().Contains(offer.generation, offer.position) &&
+         offer.records_from <= ledger.size();
 }
 
 }  // namespace

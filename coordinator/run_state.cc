@@ -58,7 +58,10 @@ absl::Status RunState::Apply(const JournalEntry& entry) {
     case JournalEntry::kStarted:
       ++coordinator_starts_;
       // An interrupted run is gone on with; a failed one may be tried again.
-      if (ended_ && ended_->outcome() != RunEnded::SUCCESS) ended_.reset();
+      if (ended_ && ended_->outcome() != RunEnded::SUCCESS) {
+        ended_.reset();
+        fruitless_failures_ = 0;
+      }
       return absl::OkStatus();
     case JournalEntry::kFormed:
       if (entry.formed().generation() <= generation_.generation()) {
@@ -74,7 +77,7 @@ absl::Status RunState::Apply(const JournalEntry& entry) {
       }
       return absl::OkStatus();
     case JournalEntry::kVerified:
-      if (ledger_.OnLineage(entry.verified().generation(), entry.verified().position())) {
+      if (ledger_.lineage().Contains(entry.verified().generation(), entry.verified().position())) {
         ledger_.Commit(entry.verified().position());
       }
       return absl::OkStatus();
@@ -102,6 +105,33 @@ void RunState::ApplyBroken(const GenerationBroken& broken) {
     first_cause_ = broken.reason();
   }
   ++fruitless_failures_;
+}
+
+void FillReport(const RunState& state, RunReport* report) {
+  const Ledger& ledger = state.ledger();
+  report->run_id = state.run_id();
+  report->version = state.version();
+  report->started = state.started();
+  report->config = state.config();
+  report->history = ledger.History();
+  report->generations = state.generation().generation();
+  report->samples_committed = ledger.samples();
+  report->samples_expected = ledger.samples_expected();
+  report->failures_survived = state.failures();
+  report->coordinator_starts = state.coordinator_starts();
+  report->recoveries_seconds = state.recoveries_seconds();
+  report->records_redone = ledger.redone();
+  report->members.clear();
+  for (const Hello& hello : state.generation().members()) {
+    Member member;
+    member.set_incarnation(hello.incarnation());
+    member.set_host(hello.host());
+    member.set_pid(hello.pid());
+    member.set_device_description(hello.device_description());
+    report->members.push_back(std::move(member));
+    report->device = hello.device();
+  }
+  report->world_size = static_cast<uint32_t>(report->members.size());
 }
 
 }  // namespace ringmaster

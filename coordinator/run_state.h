@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "coordinator/ledger.h"
+#include "coordinator/report.h"
 #include "proto/journal.pb.h"
 
 namespace ringmaster {
@@ -66,5 +67,8 @@ class RunState {
   std::vector<double> recoveries_seconds_;
   std::optional<RunEnded> ended_;
 };
+
+// What a report says of the run so far, but for its outcome and places.
+void FillReport(const RunState& state, RunReport* report);
 
 }  // namespace ringmaster
