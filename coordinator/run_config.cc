@@ -23,6 +23,7 @@ absl::StatusOr<TrainingConfig> MakeTrainingConfig(const Settings& settings, cons
   config.set_num_train_samples(dataset.train.num_samples);
   config.set_num_test_samples(dataset.test.num_samples);
   config.set_data_digest(data_digest);
+  config.set_reproducible(settings.reproducible);
   return config;
 }
 
