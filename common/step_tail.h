@@ -67,7 +67,6 @@ enum WholeOffset : int {
   kWholeFlags = 6,
   kWholeRankTimes = int{kWholeFlags} + int{kFlagCount},
 };
-inline constexpr double kNanosecondsPerMicrosecond = 1000;
 inline constexpr double kLossQuantum = 0x1p-32;
 
 // Length of the tail in floats.
@@ -95,6 +94,14 @@ RM_HOST_DEVICE inline uint64_t GetInteger(const float* limbs) {
     value = (value << kLimbBits) + static_cast<uint64_t>(limbs[i]);
   }
   return value;
+}
+
+// How times stand in a tail of int64.
+RM_HOST_DEVICE inline int64_t ToNanoseconds(float us) {
+  return static_cast<int64_t>(static_cast<double>(us) * 1000.0);
+}
+RM_HOST_DEVICE inline float ToMicroseconds(int64_t ns) {
+  return static_cast<float>(static_cast<double>(ns) / 1000.0);
 }
 
 // A finite per-sample loss (>= 0, below 2^31) in units of kLossQuantum, rounded to nearest.

@@ -90,14 +90,11 @@ struct One {
 #endif
 };
 
-// a * b + c, rounded once.
+// A step of Horner's scheme: p x + coefficient.
 template <class A>
-RM_HOST_DEVICE inline typename A::Float MulAdd(typename A::Float a, float b, float c) {
-  return A::MulAdd(a, A::Splat(b), A::Splat(c));
-}
-template <class A>
-RM_HOST_DEVICE inline typename A::Float MulAdd(typename A::Float a, typename A::Float b, float c) {
-  return A::MulAdd(a, b, A::Splat(c));
+RM_HOST_DEVICE inline typename A::Float Horner(typename A::Float p, typename A::Float x,
+                                               float coefficient) {
+  return A::MulAdd(p, x, A::Splat(coefficient));
 }
 
 // exp(x) for x <= 0 within 1.1 ulp; 0 below -87, where fp32 leaves its normal range; NaN for NaN.
@@ -112,11 +109,12 @@ RM_HOST_DEVICE inline typename A::Float Exp(typename A::Float x) {
   const Float n = shifted - magic;
   Float r = A::MulAdd(n, A::Splat(-0.693359375f), clamped);
   r = A::MulAdd(n, A::Splat(2.12194440e-4f), r);
-  Float p = MulAdd<A>(r, 1.9875691500e-4f, 1.3981999507e-3f);
-  p = MulAdd<A>(p, r, 8.3334519073e-3f);
-  p = MulAdd<A>(p, r, 4.1665795894e-2f);
-  p = MulAdd<A>(p, r, 1.6666665459e-1f);
-  p = MulAdd<A>(p, r, 5.0000001201e-1f);
+  Float p = A::Splat(1.9875691500e-4f);
+  p = Horner<A>(p, r, 1.3981999507e-3f);
+  p = Horner<A>(p, r, 8.3334519073e-3f);
+  p = Horner<A>(p, r, 4.1665795894e-2f);
+  p = Horner<A>(p, r, 1.6666665459e-1f);
+  p = Horner<A>(p, r, 5.0000001201e-1f);
   p = A::MulAdd(p, r * r, r) + A::Splat(1.0f);
   // The magic number's own bits fall off.
   const Float scaled = A::FromBits(A::Bits(p) + (A::Bits(shifted) << 23));
@@ -140,14 +138,15 @@ RM_HOST_DEVICE inline typename A::Float LogOnePlus(typename A::Float x) {
   const Float n = A::ToFloat((bits >> 23) - A::SplatInt(127));
   const Float f = A::FromBits((bits & A::SplatInt(0x007FFFFFu)) + A::SplatInt(kRootOfHalf)) - one;
   const Float square = f * f;
-  Float p = MulAdd<A>(f, 7.0376836292e-2f, -1.1514610310e-1f);
-  p = MulAdd<A>(p, f, 1.1676998740e-1f);
-  p = MulAdd<A>(p, f, -1.2420140846e-1f);
-  p = MulAdd<A>(p, f, 1.4249322787e-1f);
-  p = MulAdd<A>(p, f, -1.6668057665e-1f);
-  p = MulAdd<A>(p, f, 2.0000714765e-1f);
-  p = MulAdd<A>(p, f, -2.4999993993e-1f);
-  p = MulAdd<A>(p, f, 3.3333331174e-1f);
+  Float p = A::Splat(7.0376836292e-2f);
+  p = Horner<A>(p, f, -1.1514610310e-1f);
+  p = Horner<A>(p, f, 1.1676998740e-1f);
+  p = Horner<A>(p, f, -1.2420140846e-1f);
+  p = Horner<A>(p, f, 1.4249322787e-1f);
+  p = Horner<A>(p, f, -1.6668057665e-1f);
+  p = Horner<A>(p, f, 2.0000714765e-1f);
+  p = Horner<A>(p, f, -2.4999993993e-1f);
+  p = Horner<A>(p, f, 3.3333331174e-1f);
   Float y = A::MulAdd(p * f, square, lost);
   y = A::MulAdd(n, A::Splat(-2.12194440e-4f), y);
   y = A::MulAdd(square, A::Splat(-0.5f), y);

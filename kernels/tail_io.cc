@@ -3,18 +3,6 @@
 #include <algorithm>
 
 namespace ringmaster {
-namespace {
-
-constexpr double kNanoseconds = tail::kNanosecondsPerMicrosecond;
-
-int64_t ToNanoseconds(float us) { return static_cast<int64_t>(us * kNanoseconds); }
-
-float ToMicroseconds(int64_t ns) {
-  return static_cast<float>(static_cast<double>(ns) / kNanoseconds);
-}
-
-}  // namespace
-
 size_t TailSize(Element element, int world_size) {
   return element == Element::kInt64 ? tail::WholeSize(world_size) : tail::Size(world_size);
 }
@@ -24,8 +12,8 @@ void WriteTail(const StepRecord& record, const RankTimes& times, int rank, Devic
     int64_t* const out = span.integers();
     std::fill_n(out, span.count, int64_t{0});
     WriteRecord(record, out);
-    out[tail::kWholeRankTimes + 2 * rank] = ToNanoseconds(times.compute_us);
-    out[tail::kWholeRankTimes + 2 * rank + 1] = ToNanoseconds(times.all_reduce_us);
+    out[tail::kWholeRankTimes + 2 * rank] = tail::ToNanoseconds(times.compute_us);
+    out[tail::kWholeRankTimes + 2 * rank + 1] = tail::ToNanoseconds(times.all_reduce_us);
     return;
   }
   float* const out = span.floats();
@@ -42,8 +30,8 @@ ReducedRecord ReadTail(DeviceSpan span, int world_size) {
   for (int rank = 0; rank < world_size; ++rank) {
     const int at = (whole ? int{tail::kWholeRankTimes} : tail::kRankTimes) + 2 * rank;
     RankTimes& times = reduced.rank_times[rank];
-    times = whole ? RankTimes{ToMicroseconds(span.integers()[at]),
-                              ToMicroseconds(span.integers()[at + 1])}
+    times = whole ? RankTimes{tail::ToMicroseconds(span.integers()[at]),
+                              tail::ToMicroseconds(span.integers()[at + 1])}
                   : RankTimes{span.floats()[at], span.floats()[at + 1]};
   }
   return reduced;

@@ -1,13 +1,13 @@
 #include "tests/kernels/backend_fixture.h"
 
 #include <algorithm>
-#include <string_view>
 #include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/string_view.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/instruction_set.h"
 #include "kernels/exact.h"
@@ -17,7 +17,7 @@ namespace ringmaster {
 namespace {
 
 constexpr absl::Duration kCollectTimeout = absl::Seconds(60);
-constexpr std::string_view kExactPrefix = "exact_";
+constexpr absl::string_view kExactPrefix = "exact_";
 
 // "AVX-512" is "avx512" in a test's name.
 std::string ShortName(const char* name) {
