@@ -20,6 +20,9 @@ struct DeviceSpan {
   DeviceSpan(float* floats, size_t size) : data(floats), count(size) {}
   DeviceSpan(int64_t* integers, size_t size)
       : data(integers), count(size), element(Element::kInt64) {}
+  // `memory` is aligned for the element.
+  DeviceSpan(std::byte* memory, size_t size, Element kind)
+      : data(memory), count(size), element(kind) {}
 
   // Of the right element only.
   float* floats() const { return static_cast<float*>(data); }
@@ -32,6 +35,8 @@ struct DeviceSpan {
     part.count = size;
     return part;
   }
+
+  friend bool operator==(const DeviceSpan&, const DeviceSpan&) = default;
 
   void* data = nullptr;
   size_t count = 0;

@@ -30,17 +30,15 @@ absl::StatusOr<RecordRing> RecordRing::Create(int capacity, Element element, int
       mark = CudaEvent(event);
     }
   }
-  RM_ASSIGN_OR_RETURN(ring.tails_,
-                      MappedArray<int64_t>::Create(capacity * TailSize(element, world_size)));
+  RM_ASSIGN_OR_RETURN(ring.tails_, MappedArray<std::byte>::Create(capacity * ElementBytes(element) *
+                                                                  TailSize(element, world_size)));
   RM_ASSIGN_OR_RETURN(ring.intact_, MappedArray<uint32_t>::Create(capacity));
   return ring;
 }
 
-DeviceSpan RecordRing::TailAt(int64_t* memory, int slot) const {
+DeviceSpan RecordRing::TailAt(std::byte* memory, int slot) const {
   const size_t size = TailSize(element_, world_size_);
-  int64_t* const at = memory + slot * size;
-  if (element_ == Element::kInt64) return {at, size};
-  return {reinterpret_cast<float*>(at), size};
+  return {memory + slot * size * ElementBytes(element_), size, element_};
 }
 
 DeviceSpan RecordRing::tail() const { return TailAt(tails_.device(), next()); }

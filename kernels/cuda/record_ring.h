@@ -9,6 +9,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -59,14 +60,14 @@ class RecordRing {
 
   absl::Status Record(Mark mark);
   int next() const { return (oldest_ + outstanding_) % capacity(); }
-  DeviceSpan TailAt(int64_t* memory, int slot) const;
+  DeviceSpan TailAt(std::byte* memory, int slot) const;
   absl::StatusOr<RankTimes> TimesOf(const Slot& slot) const;
 
   cudaStream_t stream_ = nullptr;
   Element element_ = Element::kFloat32;
   int world_size_ = 1;
   std::vector<Slot> slots_;
-  MappedArray<int64_t> tails_;    // [capacity, TailSize(element, world_size)]; room for the widest
+  MappedArray<std::byte> tails_;  // [capacity, TailSize(element, world_size)]
   MappedArray<uint32_t> intact_;  // [capacity]
   int oldest_ = 0;
   int outstanding_ = 0;
