@@ -108,6 +108,10 @@ RM_HOST_DEVICE inline PositionRange SliceForRank(PositionRange whole, uint32_t r
 // The samples of a micro-shard: what is computed on one rank as a whole in reproducible runs
 // (kernels/exact.h), at any world size.
 inline constexpr uint32_t kMicroShard = 16;
+// The samples of the largest batch of a reproducible run: the sum of so many micro-shards'
+// gradients cannot overflow (kernels/exact.h).
+inline constexpr uint32_t kMostMicroShards = (1u << 12) - 1;
+inline constexpr uint32_t kMostReproducibleBatch = kMostMicroShards * kMicroShard;
 
 // In what units a batch is cut into slices.
 RM_HOST_DEVICE inline constexpr uint32_t SliceGranularity(bool reproducible) {

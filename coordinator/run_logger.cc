@@ -46,6 +46,7 @@ std::string ConfigTable(const TrainingConfig& config) {
   row("training samples", config.num_train_samples());
   row("test samples", config.num_test_samples());
   row("seed", config.seed());
+  if (config.reproducible()) row("reproducible", "yes");
   row("data digest", config.data_digest());
   return table;
 }

@@ -34,8 +34,6 @@ absl::Status CheckModel(const ModelSpec& model, const Dataset& dataset) {
   return absl::OkStatus();
 }
 
-// A batch of fewer micro-shards than exact::kMostMicroShards cannot overflow the sum of its
-// gradients (kernels/exact.h).
 absl::Status CheckReproducible(const BackendOptions& options) {
   if (!options.reproducible) return absl::OkStatus();
   if (options.plan.granularity % kMicroShard != 0) {
@@ -44,14 +42,13 @@ absl::Status CheckReproducible(const BackendOptions& options) {
                         "the sampling plan cuts them in units of %d",
                         kMicroShard, options.plan.granularity));
   }
-  constexpr uint32_t kMostSamples = exact::kMostMicroShards * kMicroShard;
   const uint32_t batch = options.plan.Batch(0).count;
-  if (batch > kMostSamples) {
+  if (batch > kMostReproducibleBatch) {
     return absl::InvalidArgumentError(
         absl::StrFormat("a reproducible run sums gradients as integers, which is exact for global "
                         "batches of up to %d samples, not for %d: lower --global-batch or leave "
                         "out --reproducible",
-                        kMostSamples, batch));
+                        kMostReproducibleBatch, batch));
   }
   return absl::OkStatus();
 }

@@ -37,9 +37,9 @@ namespace ringmaster::exact {
 // What gradients are whole numbers of when they are summed.
 inline constexpr double kQuantum = 0x1p-40;
 // A micro-shard's gradient must be below this in magnitude: its quanta then are below 2^51, which
-// Quantize() gets right, and the sum of kMostMicroShards of them cannot overflow an int64.
+// Quantize() gets right, and the sum of kMostMicroShards of them (common/sampling_plan.h) cannot
+// overflow an int64.
 inline constexpr float kGradientLimit = 0x1p11f;
-inline constexpr uint32_t kMostMicroShards = (1u << 12) - 1;
 
 inline constexpr float kPixelScale = 1.0f / 255.0f;
 
@@ -97,7 +97,7 @@ RM_HOST_DEVICE inline typename A::Float Horner(typename A::Float p, typename A::
   return A::MulAdd(p, x, A::Splat(coefficient));
 }
 
-// exp(x) for x <= 0 within 1.1 ulp; 0 below -87, where fp32 leaves its normal range; NaN for NaN.
+// exp(x) for x <= 0 within 1 ulp; 0 below -87, where fp32 leaves its normal range; NaN for NaN.
 // x = n ln 2 + r, |r| <= ln 2 / 2; the polynomial is Cephes's expf (Moshier, netlib.org/cephes).
 template <class A>
 RM_HOST_DEVICE inline typename A::Float Exp(typename A::Float x) {
@@ -122,7 +122,7 @@ RM_HOST_DEVICE inline typename A::Float Exp(typename A::Float x) {
   return x != x ? x : result;
 }
 
-// log(1 + x) for 0 <= x < 2^24 within 1.5 ulp; NaN for NaN. u = 1 + x rounded, and what the
+// log(1 + x) for 0 <= x < 2^24 within 1 ulp; NaN for NaN. u = 1 + x rounded, and what the
 // rounding lost comes back as a term of first order (as in FreeBSD's log1pf); u = 2^n (1 + f) with
 // 1 + f in [sqrt(1/2), sqrt(2)); the polynomial is Cephes's logf (Moshier, netlib.org/cephes).
 template <class A>
