@@ -82,7 +82,7 @@ TEST_F(StateVaultTest, NothingAfterClear) {
   EXPECT_EQ(Load(), Sample(2, 10));
 }
 
-TEST_F(StateVaultTest, EveryFlippedBitIsFound) {
+TEST_F(StateVaultTest, EveryDamagedByteIsFound) {
   ASSERT_TRUE(process_->Save(Sample(1, 5)).ok());
   for (uint64_t offset = 0; offset < Size(); ++offset) {
     char byte = 0;
