@@ -29,6 +29,8 @@ std::string PhaseName(RunStatus::Phase phase) {
       return "finished";
     case RunStatus::FAILED:
       return "failed";
+    case RunStatus::RECOVERING:
+      return "recovering";
     default:
       return "unknown";
   }
@@ -41,8 +43,13 @@ std::string FormatStatus(const RunStatus& status) {
   text += Line("directory", status.run_dir());
   text += Line("phase", PhaseName(status.phase()));
   text += Line("reason", status.reason());
+  if (!status.coordinator_host().empty()) {
+    text += Line("coordinator", absl::StrFormat("%s, pid %d", status.coordinator_host(),
+                                                status.coordinator_pid()));
+  }
   if (status.generation() > 0) {
     text += Line("generation", absl::StrFormat("%d", status.generation()));
+    text += Line("failures", absl::StrFormat("%d survived", status.failures_survived()));
     const uint32_t epochs = status.config().epochs();
     const uint32_t epoch = std::min(status.position().epoch() + 1, epochs);  // past it when done
     text += Line("epoch",
