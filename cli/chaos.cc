@@ -218,7 +218,12 @@ class Chaos {
 };
 
 absl::StatusOr<int> RunChaos(const Settings& settings) {
-  RM_ASSIGN_OR_RETURN(const ChaosSpec spec, ParseChaosSpec(settings.chaos));
+  const absl::StatusOr<ChaosSpec> parsed = ParseChaosSpec(settings.chaos);
+  if (!parsed.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--spec: ", std::string(parsed.status().message())));
+  }
+  const ChaosSpec& spec = *parsed;
   RM_ASSIGN_OR_RETURN(StopSignals signals, StopSignals::Create());
   const std::vector<ChaosAction> plan = PlanChaos(spec, settings.seed);
   for (const ChaosSpec::Count& count : spec.counts) {
