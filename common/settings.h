@@ -97,6 +97,7 @@ struct Settings {
   int ready_fd = -1;         // coordinator writes "HOST:PORT\n" here // --ready-fd
   int data_fd = -1;          // memfd with the data set (worker/data_file.h)   // --data-fd
   int note_fd = -1;          // memfd with the agent's notes (worker/process_notes.h) // --note-fd
+  int vault_fd = -1;         // memfd for a successor (worker/state_vault.h) // --vault-fd
   int local_rank = 0;        // --local-rank
   int local_world_size = 1;  // --local-world-size
   std::string node_id;       // --node-id

@@ -255,6 +255,7 @@ TEST_F(SettingsTest, ToFlagsRoundTripsEveryOption) {
   changed.ready_fd = 5;
   changed.data_fd = 6;
   changed.note_fd = 7;
+  changed.vault_fd = 9;
   changed.local_rank = 1;
   changed.local_world_size = 2;
   changed.node_id = "id";
