@@ -173,7 +173,8 @@ absl::Status CoordinatorLink::Serve() {
     message.set_run_id(run_id_);
     message.set_generation(generation_);
     stream_end_.reset();
-    session_ = std::make_unique<Session>(stub_, std::move(message), this);
+    session_ =
+        std::make_unique<Session>(stub_, std::move(message), static_cast<Session::Handler*>(this));
     const auto deadline = After(options_.welcome_timeout);
     while (!state_.connected && !stream_end_ && !closing_ && !end_ &&
            changed_.WaitUntil(&mutex_, deadline)) {

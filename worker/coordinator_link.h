@@ -4,10 +4,10 @@
 // the coordinator says is kept as state that other threads wait for; what concerns the generation
 // that is going on is told to its listener at once.
 //
-// A break changes nothing for a generation: it goes on until the coordinator says otherwise. Whoever
-// needs the coordinator waits for the next connection and says what it has to say again. A stream
-// that ends with ABORTED means that the run has gone on without this process: its generation is
-// over, and it joins anew as a new incarnation.
+// A break changes nothing for a generation: it goes on until the coordinator says otherwise.
+// Whoever needs the coordinator waits for the next connection and says what it has to say again. A
+// stream that ends with ABORTED means that the run has gone on without this process: its generation
+// is over, and it joins anew as a new incarnation.
 //
 // The envelope's generation is that of the last assignment, and 0 from joining anew until the next.
 //
@@ -80,8 +80,8 @@ class CoordinatorLink : private Session::Handler {
 
   // What a wait ended with.
   enum class Event { kConnected, kAssigned, kOver, kEnded };
-  // For who stands: waits for an assignment (taken by TakeAssignment()), for a connection other than
-  // number `told` (0: for any), or for the end.
+  // For who stands: waits for an assignment (taken by TakeAssignment()), for a connection other
+  // than number `told` (0: for any), or for the end.
   Event AwaitPlace(uint64_t told);
   // For who has finished: waits for a connection other than `told`, for the generation to be over,
   // or for the end.

@@ -31,7 +31,8 @@ class RecordSpool {
   // Records before `received` are safe: they are forgotten, also those that come later.
   void Acknowledge(uint64_t received);
   // Training goes on at `position`: records from there on are of work that was lost. Empty if
-  // `position` lies beyond what it holds. `received` as Acknowledge(), and here it may also go back.
+  // `position` lies beyond what it holds. `received` as Acknowledge(), and here it may also go
+  // back.
   void ResumeAt(uint64_t position, uint64_t received);
   // OUT_OF_RANGE, with the gap, if records from `first` on are wanted and it lacks some before
   // end().

@@ -78,9 +78,9 @@ absl::Status Reporter::Begin(const Assigned& assigned, uint64_t position) {
   spool_.ResumeAt(position, received);
   if (is_rank_0 && received < position) RM_RETURN_IF_ERROR(spool_.CheckFrom(received));
   sending_ = is_rank_0;
-  first_sent_ = false;
   connection_ = 0;
   SendRecords();
+  first_sent_ = false;
   return absl::OkStatus();
 }
 
@@ -133,7 +133,8 @@ void Reporter::AwaitRoom() {
 }
 
 bool Reporter::WantsState() {
-  if (options_.checkpoint_every_steps > 0 && steps_since_state_ >= options_.checkpoint_every_steps) {
+  if (options_.checkpoint_every_steps > 0 &&
+      steps_since_state_ >= options_.checkpoint_every_steps) {
     return true;
   }
   return options_.checkpoint_every > absl::ZeroDuration() &&
@@ -161,9 +162,10 @@ bool Reporter::Flush(uint64_t connection, absl::Time deadline) {
   }
 }
 
-std::string Reporter::SerializedRecords() {
+std::string Reporter::SerializedRecords(uint64_t position) {
   MutexLock lock(&mutex_);
-  const size_t all = spool_.end() - spool_.begin();
+  if (position <= spool_.begin()) return "";
+  const size_t all = position - spool_.begin();
   return spool_.From(spool_.begin(), all, spool_.bytes() + 1).SerializeAsString();
 }
 

@@ -49,8 +49,8 @@ class Reporter : public TrainingObserver {
   explicit Reporter(const Options& options);
   ~Reporter() override;
 
-  // The generation that begins at `position`. OUT_OF_RANGE, on rank 0: the coordinator lacks records
-  // that this process does not have either; the message names them.
+  // The generation that begins at `position`. OUT_OF_RANGE, on rank 0: the coordinator lacks
+  // records that this process does not have either; the message names them.
   absl::Status Begin(const Assigned& assigned, uint64_t position);
   // It is over: no more records and states are sent.
   void End();
@@ -59,15 +59,15 @@ class Reporter : public TrainingObserver {
   bool WantsState() override;
   void OnState(const TrainPosition& position, TrainState state) override;
 
-  // Sends what is left over connection number `connection` and waits until it is acknowledged: true.
-  // False when that connection breaks, the generation is over, or at `deadline`.
+  // Sends what is left over connection number `connection` and waits until it is acknowledged:
+  // true. False when that connection breaks, the generation is over, or at `deadline`.
   bool Flush(uint64_t connection, absl::Time deadline);
 
   StateSender& states() { return states_; }
   // The longest step of this generation so far, evaluations included.
   absl::Duration longest_step() const { return absl::Nanoseconds(longest_step_ns_.load()); }
-  // The records kept, for a successor.
-  std::string SerializedRecords();
+  // The records kept that come before `position`, for a successor.
+  std::string SerializedRecords(uint64_t position);
   // The records that a predecessor left: they end before `position`.
   void RestoreRecords(const std::string& serialized, uint64_t position);
 
@@ -93,7 +93,7 @@ class Reporter : public TrainingObserver {
   Mutex mutex_;
   CondVar changed_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  bool sending_ ABSL_GUARDED_BY(mutex_) = false;    // rank 0, and the generation goes on
+  bool sending_ ABSL_GUARDED_BY(mutex_) = false;     // rank 0, and the generation goes on
   bool first_sent_ ABSL_GUARDED_BY(mutex_) = false;  // the first record of the generation
   bool told_full_ ABSL_GUARDED_BY(mutex_) = false;
   RecordSpool spool_ ABSL_GUARDED_BY(mutex_);

@@ -13,8 +13,8 @@ namespace ringmaster {
 
 class Session {
  public:
-  // Called on gRPC's threads, one call at a time, as the stream goes. It may send, but neither close
-  // nor destroy the session.
+  // Called on gRPC's threads, one call at a time, as the stream goes. It may send, but neither
+  // close nor destroy the session.
   class Handler {
    public:
     virtual ~Handler() = default;

@@ -55,8 +55,8 @@ class StateSender {
   // Drops what waits and gives up what is on its way: the generation is over.
   void End();
   void Add(OutgoingState state);
-  // Waits until everything was handed in or refused: true. False as soon as `give_up` says so; it is
-  // asked every 50 ms.
+  // Waits until everything was handed in or refused: true. False as soon as `give_up` says so; it
+  // is asked every 50 ms.
   bool AwaitIdle(const std::function<bool()>& give_up);
 
  private:

@@ -40,8 +40,8 @@ class TrainingObserver {
   virtual void OnStep(const FinishedStep& step) = 0;
   // On rank 0 only, between two steps: whether to copy the state out now.
   virtual bool WantsState() = 0;
-  // On rank 0 only: the state before `position`, as WantsState() asked, and at the end of each epoch
-  // but the last. Training goes on when it returns.
+  // On rank 0 only: the state before `position`, as WantsState() asked, and at the end of each
+  // epoch but the last. Training goes on when it returns.
   virtual void OnState(const TrainPosition& position, TrainState state) = 0;
 };
 
@@ -62,9 +62,9 @@ class Trainer {
   // Trains from `from` to the end. Codes: those of the backend and the communicator, with rank,
   // epoch and step in the message; CANCELLED when all ranks stopped at an agreed step because one
   // raised kFlagRegroup; ABORTED after Abort(); INVALID_ARGUMENT if `from` is not of this plan.
-  // After an error other than CANCELLED nothing in flight reaches the state any more: the backend is
-  // poisoned and the communicator aborted. However it ends, the observer has seen each step whose
-  // update was applied: position() is that of the backend's state, unless the device failed.
+  // After an error other than CANCELLED nothing in flight reaches the state any more: the backend
+  // is poisoned and the communicator aborted. However it ends, the observer has seen each step
+  // whose update was applied: position() is that of the backend's state, unless the device failed.
   absl::Status Run(TrainPosition from);
 
   // The next thing to do; while Run() is going, what it is doing: the oldest step that is not
@@ -72,8 +72,8 @@ class Trainer {
   TrainPosition position() const;
   // Steps finished by Run() so far, evaluations not counted.
   uint64_t steps_done() const { return steps_done_.load(std::memory_order_relaxed); }
-  // Raises `flag` in this rank's next step, and in no other: when the epoch has no step left, in the
-  // first one of the next epoch. Without a next epoch it is forgotten.
+  // Raises `flag` in this rank's next step, and in no other: when the epoch has no step left, in
+  // the first one of the next epoch. Without a next epoch it is forgotten.
   void RaiseFlag(tail::Flag flag);
   // Ends Run(), and any later one, at once with ABORTED: poisons the backend, then aborts the
   // communicator.
