@@ -161,7 +161,7 @@ class RankProcess {
     const TrainingConfig& config = welcome.config();
     RM_RETURN_IF_ERROR(CheckDataset(config, dataset_, data_digest_));
     RM_ASSIGN_OR_RETURN(plan_, PlanFrom(config));
-    RM_RETURN_IF_ERROR(CreateBackend(config));
+    RM_RETURN_IF_ERROR(CreateBackend());
     Reporter::Options options;
     options.link = link_.get();
     options.stub = training_.get();
@@ -179,7 +179,7 @@ class RankProcess {
     return absl::OkStatus();
   }
 
-  absl::Status CreateBackend(const TrainingConfig& config) {
+  absl::Status CreateBackend() {
     BackendOptions options;
     options.model = plan_.model;
     options.optimizer = plan_.optimizer;
