@@ -25,15 +25,16 @@ namespace ringmaster {
 class RunOutputs {
  public:
   struct Options {
-    std::string run_dir;  // exists, and is empty
-    std::string report;   // a second place for report.json; empty: none
+    std::string run_dir;   // exists
+    bool resumed = false;  // the run goes on: its directory may hold logs, which are continued
+    std::string report;    // a second place for report.json; empty: none
     TrainingConfig config;
     ModelSpec model;
     ProgressOptions progress;
     FILE* out = stdout;
   };
 
-  // Codes: those of writing config.json and of RunLogger::Create.
+  // Codes: those of writing config.json and of RunLogger::Create or Resume.
   static absl::StatusOr<std::unique_ptr<RunOutputs>> Create(Options options, absl::Time now);
 
   const std::string& run_dir() const { return options_.run_dir; }
@@ -42,6 +43,8 @@ class RunOutputs {
   void Record(const GlobalRecord& record, absl::Time now);
   // The state after `epoch`.
   void Weights(uint32_t epoch, const TrainState& state, absl::Time now);
+  // Makes what was logged survive a power cut (RunLogger::Sync).
+  absl::Status SyncLogs() { return logger_->Sync(); }
   // Codes: those of SaveWeights of common/weights.h.
   absl::Status SaveFinalWeights(const std::vector<float>& parameters);
   // The last call: closes the logs, writes the report and prints the result. Codes: those of
