@@ -33,24 +33,26 @@ void Note(const std::string& text, std::string* note) {
   absl::StrAppend(note, note->empty() ? "" : "; ", text);
 }
 
-void CutOff(const std::string& path, const RecordReader& reader, std::string* note) {
+// Cuts a torn end off, and syncs: what was read may be in memory only, and must not go in a power
+// cut that spares a later file. TensorBoard passes over a torn end where there is a later file, so
+// a failure is no reason to stop.
+void Settle(const std::string& path, const RecordReader& reader, std::string* note) {
   const UniqueFd file(open(path.c_str(), O_WRONLY | O_CLOEXEC));
-  const bool cut = file.valid() &&
-                   ftruncate(file.get(), static_cast<off_t>(reader.offset())) == 0 &&
-                   fsync(file.get()) == 0;
-  // TensorBoard passes over a torn end where there is a later file; so this is no reason to stop.
-  Note(absl::StrCat(cut ? "cut " : "could not cut ", reader.file_size() - reader.offset(),
-                    " bytes of a torn event off ", path),
-       note);
+  if (reader.end() == RecordEnd::kTorn) {
+    const bool cut =
+        file.valid() && ftruncate(file.get(), static_cast<off_t>(reader.offset())) == 0;
+    Note(absl::StrCat(cut ? "cut " : "could not cut ", reader.file_size() - reader.offset(),
+                      " bytes of a torn event off ", path),
+         note);
+  }
+  if (!file.valid() || fsync(file.get()) != 0) Note(absl::StrCat("could not sync ", path), note);
 }
 
-// `*steps`: the last step of each tag.
-absl::Status ReadSteps(const std::string& path, std::unordered_map<std::string, int64_t>* steps,
-                       std::string* note) {
-  RM_ASSIGN_OR_RETURN(RecordReader reader, RecordReader::Open(path));
+// Reads `*reader` to its end. `*steps`: the last step of each tag.
+absl::Status ReadSteps(RecordReader* reader, std::unordered_map<std::string, int64_t>* steps) {
   std::string data;
   for (;;) {
-    RM_ASSIGN_OR_RETURN(const bool more, reader.Next(&data));
+    RM_ASSIGN_OR_RETURN(const bool more, reader->Next(&data));
     if (!more) break;
     Event event;
     if (!event.ParseFromString(data)) continue;  // of another program
@@ -58,12 +60,6 @@ absl::Status ReadSteps(const std::string& path, std::unordered_map<std::string, 
       const auto [last, first] = steps->emplace(value.tag(), event.step());
       last->second = std::max(last->second, event.step());
     }
-  }
-  if (reader.end() == RecordEnd::kTorn) CutOff(path, reader, note);
-  if (reader.end() == RecordEnd::kDamaged) {
-    Note(absl::StrCat(path, " is damaged at byte ", reader.offset(),
-                      ": TensorBoard shows nothing of it after that"),
-         note);
   }
   return absl::OkStatus();
 }
@@ -88,8 +84,16 @@ absl::StatusOr<EventHistory> ReadEventHistory(const std::string& directory) {
   EventHistory history;
   for (const std::string& name : names) {
     history.last_file_time = std::max(history.last_file_time, FileTime(name));
-    RM_RETURN_IF_ERROR(
-        ReadSteps(absl::StrCat(directory, "/", name), &history.last_steps, &history.note));
+    const std::string path = absl::StrCat(directory, "/", name);
+    RM_ASSIGN_OR_RETURN(RecordReader reader, RecordReader::Open(path));
+    RM_RETURN_IF_ERROR(ReadSteps(&reader, &history.last_steps));
+    if (reader.end() == RecordEnd::kDamaged) {
+      Note(absl::StrCat(path, " is damaged at byte ", reader.offset(),
+                        ": TensorBoard shows nothing of it after that"),
+           &history.note);
+    }
+    // The others were settled by the writers that came after them.
+    if (name == names.back()) Settle(path, reader, &history.note);
   }
   return history;
 }

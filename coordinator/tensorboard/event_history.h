@@ -24,10 +24,10 @@ struct EventHistory {
   std::string note;  // what was torn or damaged, for the log; empty if nothing
 };
 
-// Reads all event files in `directory`. What a crash has torn off the end of one is cut off, so
-// that the file is valid to its end. A damaged file is left as it is: TensorBoard shows what comes
-// before the damage, and only that is counted here. Memory: one event. The code of the failed
-// system call.
+// Reads all event files in `directory`. What a crash has torn off the end of the last one is cut
+// off, and all that was read is on disk afterwards. A damaged file is left as it is: TensorBoard
+// shows what comes before the damage, and only that is counted here. Memory: one event. The code of
+// the failed system call.
 absl::StatusOr<EventHistory> ReadEventHistory(const std::string& directory);
 
 }  // namespace ringmaster::tensorboard
