@@ -583,7 +583,7 @@ bool Run::Commit() {
   absl::Status status = journal_->Commit();
   if (status.ok() && journal_->size() > kJournalRotationBytes) {
     // What the logs have not written yet must not be forgotten with the former entries.
-    if (outputs_ != nullptr) status = outputs_->Flush();
+    if (outputs_ != nullptr) status = outputs_->SyncLogs();
     if (status.ok()) status = journal_->Rotate(state_.Snapshot().SerializeAsString());
   }
   if (!status.ok() && !journal_fails_) {
