@@ -156,13 +156,16 @@ void CheckpointStore::WriteAll() {
 
 absl::StatusOr<std::string> CheckpointStore::WriteAndVerify(const Checkpoint& checkpoint) {
   RM_ASSIGN_OR_RETURN(const std::string bytes, EncodeCheckpoint(checkpoint));
+  // Before anything is written: a state that does not fit its digest leaves no file behind.
+  RM_RETURN_IF_ERROR(DecodeCheckpoint(bytes).status());
   const CheckpointName name = NameOf(checkpoint);
   const std::string path = PathOf(name);
   RM_RETURN_IF_ERROR(WriteFileAtomically(path, bytes));
-  const auto read = Load(name);
-  absl::Status verified = read.status();
-  if (read.ok() && *read != checkpoint) {
-    verified = absl::DataLossError(absl::StrCat(path, ": it reads back as another checkpoint"));
+  RM_ASSIGN_OR_RETURN(const std::string read, ReadFile(path));
+  absl::Status verified;
+  if (read != bytes) {
+    verified = absl::DataLossError(absl::StrCat(
+        path, ": what is read back is not what was written; check the disk and its file system"));
   }
   Record({name, checkpoint.position, verified});
   if (!verified.ok()) return verified;

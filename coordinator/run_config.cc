@@ -30,4 +30,23 @@ ModelSpec ModelOf(const TrainingConfig& config) {
   return ModelSpec{{config.layers().begin(), config.layers().end()}};
 }
 
+TrainingRecipe RecipeOf(const TrainingConfig& config) {
+  TrainingRecipe recipe;
+  recipe.model = ModelOf(config);
+  recipe.optimizer = {
+      .kind = config.optimizer() == SGD ? OptimizerSpec::Kind::kSgd : OptimizerSpec::Kind::kAdam,
+      .learning_rate = config.learning_rate(),
+      .beta1 = config.beta1(),
+      .beta2 = config.beta2(),
+      .epsilon = config.epsilon()};
+  recipe.seed = config.seed();
+  recipe.global_batch = config.global_batch();
+  recipe.epochs = config.epochs();
+  recipe.num_train_samples = config.num_train_samples();
+  recipe.num_test_samples = config.num_test_samples();
+  recipe.data_digest = config.data_digest();
+  recipe.reproducible = config.reproducible();
+  return recipe;
+}
+
 }  // namespace ringmaster
