@@ -64,7 +64,7 @@ class CheckpointStore {
     int keep = 3;           // at least 1
     // Whether a verified file is registered; null: all are. Asked about every file, without a
     // lock, by the writer's thread when `done` of a new file has returned OK, and by files().
-    Predicate registered;
+    Predicate registered = nullptr;
   };
 
   enum class Kind {

@@ -403,33 +403,37 @@ TEST_F(CheckpointStoreTest, WriteThatFailsHalfwayLeavesTheOldOnesAndNothingElse)
   EXPECT_TRUE(Write(store.get(), 4).ok());
 }
 
+// Ends a mount, however the test ends.
+class Unmount {
+ public:
+  explicit Unmount(std::string path) : path_(std::move(path)) {}
+  ~Unmount() { umount2(path_.c_str(), MNT_DETACH); }
+
+ private:
+  const std::string path_;
+};
+
 TEST_F(CheckpointStoreTest, FullDisk) {
   ASSERT_EQ(mkdir(path_.c_str(), 0777), 0);
   if (mount("tmpfs", path_.c_str(), "tmpfs", 0, "size=16k") != 0) {
     GTEST_SKIP() << "a file system of 16 KiB cannot be mounted: " << std::strerror(errno);
   }
-  std::set<std::string> before;
-  absl::Status status;
-  {
-    const auto store = Open();
-    uint64_t position = 0;
-    // 4 KiB each: three are kept while a fourth is written, so another file fills the disk.
-    while (position < 3) ASSERT_TRUE(Write(store.get(), ++position).ok());
-    EXPECT_EQ(WriteFileAtomically(path_ + "/ballast", std::string(4096, 'x')), absl::OkStatus());
-    before = NamesIn(path_);
-    status = Write(store.get(), 4).status();
-    EXPECT_EQ(NamesIn(path_), before);
-    for (position = 1; position <= 3; ++position) {
-      EXPECT_TRUE(LoadCheckpoint(PathAt(position)).ok());
-    }
-    // Space is made: training's next checkpoint is written.
-    EXPECT_EQ(unlink((path_ + "/ballast").c_str()), 0);
-    EXPECT_TRUE(Write(store.get(), 5).ok());
-  }
-  EXPECT_EQ(umount(path_.c_str()), 0);
+  const Unmount unmount(path_);
+  const auto store = Open();
+  // 4 KiB each, of which a fourth would fit, but for another file.
+  for (const uint64_t position : {1, 2, 3}) ASSERT_TRUE(Write(store.get(), position).ok());
+  const std::string ballast = path_ + "/ballast";
+  ASSERT_EQ(WriteFileAtomically(ballast, std::string(4096, 'x')), absl::OkStatus());
+  const std::set<std::string> before = NamesIn(path_);
+  const absl::Status status = Write(store.get(), 4).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
   EXPECT_THAT(std::string(status.message()),
               AllOf(HasSubstr(PathAt(4)), HasSubstr("No space left")));
+  EXPECT_EQ(NamesIn(path_), before);
+  for (const uint64_t position : {1, 2, 3}) EXPECT_TRUE(LoadCheckpoint(PathAt(position)).ok());
+  // Space is made: the next one is written.
+  ASSERT_EQ(unlink(ballast.c_str()), 0);
+  EXPECT_TRUE(Write(store.get(), 5).ok());
 }
 
 }  // namespace
