@@ -19,7 +19,7 @@ absl::StatusOr<TrainingConfig> MakeTrainingConfig(const Settings& settings, cons
 
 ModelSpec ModelOf(const TrainingConfig& config);
 
-// The same as a checkpoint keeps it.
+// The same as checkpoints have it.
 TrainingRecipe RecipeOf(const TrainingConfig& config);
 
 }  // namespace ringmaster

@@ -29,6 +29,7 @@
 #include "absl/time/time.h"
 #include "common/mutex.h"
 #include "worker/communicator.h"
+#include "worker/interrupt.h"
 #include "worker/key_value_store.h"
 
 namespace gloo::transport {
@@ -47,12 +48,14 @@ class GlooCommunicator : public Communicator {
     std::string listen_address;      // IP address of this host that the peers reach it at; port 0
     // Until a neighbour has come, for each connection, and for each all-reduce.
     absl::Duration timeout = absl::Seconds(60);
+    // Ends Create() with ABORTED, if the store obeys it too; may be null.
+    Interrupt* interrupt = nullptr;
   };
 
   // Returns when both neighbours are connected. INVALID_ARGUMENT: rank or world size is out of
   // range. DEADLINE_EXCEEDED: a neighbour did not come. UNAVAILABLE: the listen address is not of
-  // this host, or a neighbour came and went. Otherwise the store's codes. Makes the process ignore
-  // SIGPIPE.
+  // this host, or a neighbour came and went. Otherwise the store's codes. An error names the rank
+  // that did not come (worker/unreachable.h). Makes the process ignore SIGPIPE.
   static absl::StatusOr<std::unique_ptr<GlooCommunicator>> Create(const Options& options);
 
   ~GlooCommunicator() override;
@@ -61,7 +64,7 @@ class GlooCommunicator : public Communicator {
   int world_size() const override { return world_size_; }
   const char* name() const override { return "gloo"; }
 
-  absl::Status AllReduceSum(float* data, size_t count) override;
+  absl::Status AllReduceSum(DeviceSpan data) override;
   void Abort() noexcept override;
 
  private:
@@ -74,7 +77,7 @@ class GlooCommunicator : public Communicator {
     int peer;
     std::shared_ptr<gloo::transport::Context> transport;
   };
-  // A part of the data, in floats.
+  // A part of the data, in elements.
   struct Chunk {
     size_t offset = 0;
     size_t count = 0;
@@ -83,10 +86,11 @@ class GlooCommunicator : public Communicator {
   explicit GlooCommunicator(const Options& options);
 
   absl::Status Open(const Options& options);
-  absl::Status Connect(const Link& link, KeyValueStore* store, absl::Time deadline) const;
+  absl::Status Connect(const Link& link, const Options& options, absl::Time deadline) const;
 
-  void Pin(float* data, size_t count);
-  void MakeBuffer(const Link& link, float* data, size_t count, std::unique_ptr<Buffer>* buffer);
+  void Pin(DeviceSpan data);
+  void MakeBuffer(const Link& link, void* data, size_t bytes, std::unique_ptr<Buffer>* buffer);
+  size_t BytesOf(size_t elements) const { return elements * ElementBytes(data_.element); }
   // These throw as Gloo does; false: aborted.
   bool Exchange();
   bool RunRing();
@@ -110,10 +114,9 @@ class GlooCommunicator : public Communicator {
   std::atomic<bool> aborted_{false};
   bool failed_ = false;
   Clock::time_point deadline_;  // of the running all-reduce
-  float* data_ = nullptr;       // what the buffers are pinned to
-  size_t count_ = 0;
+  DeviceSpan data_;             // what the buffers are pinned to
   // What arrives to be added: two in turn, so that the next can come while one is being added.
-  std::vector<float> scratch_[2];
+  std::vector<std::byte> scratch_[2];
 
   // Held to make, to delete and, by Abort(), to use the buffers; the collective's own thread, the
   // only one that makes and deletes them, uses them without it.
