@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <charconv>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <system_error>
 
@@ -25,6 +26,14 @@ constexpr std::string_view kExtension = ".safetensors";
 
 absl::Status Failed(const char* what, const std::string& path) {
   return absl::ErrnoToStatus(errno, absl::StrCat("cannot ", what, " ", path));
+}
+
+absl::Status MakeDirectory(const std::string& directory) {
+  if (mkdir(directory.c_str(), 0777) == 0) {
+    const std::string parent = std::filesystem::absolute(directory).parent_path();
+    return SyncDirectory(parent);
+  }
+  return errno == EEXIST ? absl::OkStatus() : Failed("make", directory);
 }
 
 absl::StatusOr<std::vector<std::string>> List(const std::string& directory) {
@@ -106,7 +115,7 @@ CheckpointStore::~CheckpointStore() {
 }
 
 absl::Status CheckpointStore::Scan() {
-  if (mkdir(directory().c_str(), 0777) != 0 && errno != EEXIST) return Failed("make", directory());
+  RM_RETURN_IF_ERROR(MakeDirectory(directory()));
   RM_ASSIGN_OR_RETURN(const std::vector<std::string> names, List(directory()));
   for (const std::string& file_name : names) {
     const std::string path = absl::StrCat(directory(), "/", file_name);
