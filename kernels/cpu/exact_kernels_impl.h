@@ -264,7 +264,7 @@ template <bool kPixels>
 inline Factors FactorsOf(const ExactGradient& g, int input, int shard) {
   const int row = shard * kRows;
   const int rows = g.rows - row < kRows ? g.rows - row : kRows;
-  const uint32_t all = rows == 32 ? ~0u : (1u << rows) - 1;
+  const uint32_t all = (1u << rows) - 1;
   if constexpr (kPixels) {
     const uint8_t* const pixels = g.pixels + input * g.pixel_stride + row;
     return {NonZeroBytes(pixels) & all, pixels, nullptr};
@@ -322,7 +322,11 @@ inline void StoreQuanta(const QuantaBlock<kVectors>& quanta, uint64_t excess, in
     *at = accumulate && is_whole ? *at + sum : sum;
   }
   if (is_whole) return;
-  for (int c = 0; c < valid; ++c) gradient[c] = rest[c] + (accumulate ? gradient[c] : 0);
+  for (int c = 0; c < valid; ++c) {
+    // Unsigned: what is not representable may be anything, and wrap.
+    const auto before = static_cast<uint64_t>(accumulate ? gradient[c] : 0);
+    gradient[c] = static_cast<int64_t>(static_cast<uint64_t>(rest[c]) + before);
+  }
 }
 
 template <int kVectors, bool kPixels>

@@ -173,7 +173,10 @@ TEST_P(ExactKernelsTest, MulAddRoundsOnce) {
     add(u, v, u * v * (1 + 0x1p-23f));
     add(u, v, FloatOf(std::bit_cast<uint32_t>(u * v) + (12u << 23)));
     add(u * 0x1p-70f, v * 0x1p-70f, random.Between(-1, 1) * 0x1p-140f);
-    add(1 + 0x1p-12f, 1 + 0x1p-12f, std::ldexp(u, static_cast<int>(random.Bits() % 60) - 30));
+    // A product half way between two floats, and an addend too small for a double to see both:
+    // rounding twice loses which side the sum is on.
+    add(1 + 0x1p-12f, 1 + 0x1p-12f, std::ldexp(u, -static_cast<int>(random.Bits() % 80) - 20));
+    add(1 + 0x1p-12f, -1 - 0x1p-12f, std::ldexp(u, -static_cast<int>(random.Bits() % 80) - 20));
   }
   const float special[] = {0.0f, -0.0f, 1.0f, -1.0f, INFINITY, -INFINITY, 3e38f, -3e38f, 1e-45f};
   for (const float x : special) {
