@@ -67,7 +67,7 @@ void MulAddAll(const float* a, const float* b, const float* c, size_t count, flo
   }
 }
 
-// Takes the chains of one row on by the non-zero ones of 16 pixels.
+// Takes the chains of one row on by the non-zero ones of kTile pixels.
 constexpr int kTile = 32;
 
 template <int kVectors>
@@ -273,13 +273,15 @@ inline Factors FactorsOf(const ExactGradient& g, int input, int shard) {
   }
 }
 
-// Sums of quanta of kVectors * kLanes gradients, and the largest magnitude's bits.
+// Sums of quanta of kVectors * kLanes gradients: of each vector the lower and the upper half.
 template <int kVectors>
 struct QuantaBlock {
   Longs low[kVectors];
   Longs high[kVectors];
 };
 
+// Adds the quanta of one micro-shard's chains, with the bits of kMagic in each. `worst` becomes the
+// bits of the largest magnitude so far; those of infinities and NaN are above all others.
 template <int kVectors, bool kPixels>
 inline void AddShard(const ExactGradient& g, const Factors& factors, const float* delta,
                      QuantaBlock<kVectors>* quanta, Ints* worst) {
@@ -307,7 +309,7 @@ inline void AddShard(const ExactGradient& g, const Factors& factors, const float
   }
 }
 
-// Of the columns of a block the first `valid` exist.
+// `excess`: what the sums have too much. Of the columns of a block the first `valid` exist.
 template <int kVectors>
 inline void StoreQuanta(const QuantaBlock<kVectors>& quanta, uint64_t excess, int valid,
                         bool accumulate, int64_t* gradient) {
