@@ -353,7 +353,8 @@ TEST_F(ProcessTest, ToldToStopBeforeItHasAPlaceItSaysSo) {
   const std::vector<uint64_t> waiting = coordinator_->AwaitStanding(1);
   workers_[0]->Signal(SIGINT);
   EXPECT_EQ(workers_[0]->WaitFor(absl::Seconds(2)), (ExitStatus{130, 0}));
-  coordinator_->Await("Leaving", [&] { return coordinator_->workers[waiting[0]].leaving; });
+  coordinator_->Await("Leaving",
+                      [&] { return coordinator_->workers[waiting[0]].leaving.has_value(); });
 }
 
 // Rank 2 of the generation is nobody: the others wait for it until they are told not to.
@@ -405,7 +406,8 @@ TEST_F(ProcessTest, OwnFailureIsToldAndEndsIt) {
   coordinator_->records.resize(5);
   coordinator_->Assign(again);
   EXPECT_EQ(workers_[0]->WaitFor(absl::Seconds(20)), (ExitStatus{kExitFailed, 0}));
-  coordinator_->Await("the failure", [&] { return coordinator_->workers[again[0]].failure; });
+  coordinator_->Await("the failure",
+                      [&] { return coordinator_->workers[again[0]].failure.has_value(); });
   EXPECT_THAT(coordinator_->Of(again[0]).failure->message(), HasSubstr("are lost"));
 }
 

@@ -21,7 +21,7 @@ class RecordingObserver : public TrainingObserver {
     steps.push_back(step);
     if (on_step) on_step(step);
   }
-  bool WantsState() override { return wants_state && wants_state(steps.back()); }
+  bool WantsState() override { return wants_state && !steps.empty() && wants_state(steps.back()); }
   void OnState(const TrainPosition& position, TrainState state) override {
     positions.push_back(position);
     states.push_back(std::move(state));
