@@ -10,6 +10,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/worker/session_coordinator.h"
+#include "tests/worker/silent_proxy.h"
 
 namespace ringmaster {
 namespace {
@@ -168,7 +169,7 @@ TEST_F(CoordinatorLinkTest, NotRecognisedEndsTheGeneration) {
   });
   CoordinatorLink& link = Dial();
   CountingListener listener;
-  while (link.state().connection < 2) link.AwaitPlace(link.state().connection);
+  for (uint64_t told = 0; told < 2; told = link.state().connection) link.AwaitPlace(told);
   EXPECT_TRUE(link.state().over);
   link.SetListener(&listener);
   EXPECT_EQ(listener.overs, 1);
@@ -255,6 +256,47 @@ TEST_F(CoordinatorLinkTest, SilenceIsTriedAgain) {
     return Drain(stream);
   });
   EXPECT_TRUE(Dial().AwaitWelcome().has_value());
+}
+
+// The connection stays open and nothing comes over it: only pings find out.
+TEST_F(CoordinatorLinkTest, PartitionIsNoticedAndMended) {
+  Serve([](int number, Stream* stream) {
+    stream->Write(Welcoming(number > 0));
+    return Drain(stream);
+  });
+  SilentProxy proxy(std::stoi(address_.substr(address_.rfind(':') + 1)));
+  address_ = proxy.address();
+  CoordinatorLink& link = Dial();
+  ASSERT_EQ(link.AwaitPlace(0), Event::kConnected);
+  std::atomic<int> wakes{0};
+  link.SetWake([&wakes] {
+    ++wakes;
+    wakes.notify_all();
+  });
+  const absl::Time start = absl::Now();
+  proxy.SetSilent(true);
+  for (int seen = wakes; link.state().connected; seen = wakes) wakes.wait(seen);
+  EXPECT_LT(absl::Now() - start, absl::Seconds(10));
+  proxy.SetSilent(false);
+  EXPECT_EQ(link.AwaitPlace(1), Event::kConnected);
+  link.SetWake(nullptr);
+}
+
+// One stream that is open for long and says nothing either way: pings must not be its end.
+TEST_F(CoordinatorLinkTest, QuietConnectionLasts) {
+  Serve([](int, Stream* stream) {
+    stream->Write(Welcoming());
+    return Drain(stream);
+  });
+  CoordinatorLink& link = Dial();
+  ASSERT_EQ(link.AwaitPlace(0), Event::kConnected);
+  std::atomic<int> wakes{0};
+  link.SetWake([&wakes] { ++wakes; });
+  // As many pings as would be three strikes and out.
+  absl::SleepFor(absl::Milliseconds(5 * kKeepaliveMs));
+  EXPECT_TRUE(link.state().connected);
+  EXPECT_EQ(wakes, 0);
+  link.SetWake(nullptr);
 }
 
 TEST_F(CoordinatorLinkTest, RefusalIsFinal) {

@@ -104,6 +104,8 @@ void FakeCoordinator::Start() {
   const std::string listen = absl::StrCat("127.0.0.1:", port_);
   builder.AddListeningPort(listen, MakeServerCredentials(listen), &port_);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                             kAllowedPingIntervalMs);
   builder.RegisterService(static_cast<Training::Service*>(service_.get()));
   builder.RegisterService(static_cast<KeyValue::Service*>(service_.get()));
   server_ = builder.BuildAndStart();
@@ -167,11 +169,10 @@ size_t FakeCoordinator::RecordCount() {
   return records.size();
 }
 
-void FakeCoordinator::Assign(const std::vector<uint64_t>& members) {
+void FakeCoordinator::Assign(std::vector<uint64_t> members) {
   MutexLock lock(&mutex_);
   ++generation_;
   aborted_ = false;
-  members_ = members;
   Standing best;
   for (const uint64_t member : members) {
     const Standing& standing = *workers[member].standing;
@@ -181,10 +182,12 @@ void FakeCoordinator::Assign(const std::vector<uint64_t>& members) {
     };
     if (index(standing.position()) > index(best.position())) best = standing;
   }
-  bool all_have_it = true;
-  for (const uint64_t member : members) {
-    all_have_it &= workers[member].standing->state_digest() == best.state_digest();
-  }
+  const auto has_it = [&](uint64_t member) {
+    return workers[member].standing->state_digest() == best.state_digest();
+  };
+  const bool all_have_it = std::all_of(members.begin(), members.end(), has_it);
+  std::stable_partition(members.begin(), members.end(), has_it);
+  members_ = members;
   for (size_t rank = 0; rank < members.size(); ++rank) {
     CoordinatorMessage message;
     Assignment* assignment = message.mutable_assignment();
@@ -194,7 +197,8 @@ void FakeCoordinator::Assign(const std::vector<uint64_t>& members) {
     assignment->set_state_digest(best.state_digest());
     assignment->set_device(CPU);
     assignment->set_communicator_timeout_ms(60000);
-    assignment->set_hand_in_state(rank == 0 && !all_have_it && states.empty());
+    assignment->set_hand_in_state(rank == 0 && !all_have_it &&
+                                  states.count(best.state_digest()) == 0);
     assignment->set_records_received(records.size());
     workers[members[rank]].standing.reset();
     workers[members[rank]].finished.reset();

@@ -63,9 +63,9 @@ class FakeCoordinator {
   Worker Of(uint64_t incarnation);
   size_t RecordCount();
 
-  // A new generation of these, in the order of rank, that goes on with what the most advanced of
-  // them says it holds.
-  void Assign(const std::vector<uint64_t>& members);
+  // A new generation of these that goes on with what the most advanced of them says it holds; who
+  // holds that comes first, otherwise ranks are in the order given.
+  void Assign(std::vector<uint64_t> members);
   void Abort(const std::string& reason);
   void Regroup(uint64_t incarnation);
   void PutOut(uint64_t incarnation);

@@ -397,13 +397,12 @@ TEST_F(ProcessTest, GivesUpOnACoordinatorThatStaysAway) {
 
 TEST_F(ProcessTest, OwnFailureIsToldAndEndsIt) {
   for (int i = 0; i < 3; ++i) StartWorker(i);
-  // The gap: records that nobody has.
   const std::vector<uint64_t> members = coordinator_->AwaitStanding(3);
   coordinator_->Assign(members);
   AwaitRecords(kRecords);
   coordinator_->Abort("the test wants it");
   const std::vector<uint64_t> again = coordinator_->AwaitStanding(3);
-  coordinator_->records.resize(5);
+  coordinator_->records.resize(5);  // the others are lost to everybody
   coordinator_->Assign(again);
   EXPECT_EQ(workers_[0]->WaitFor(absl::Seconds(20)), (ExitStatus{kExitFailed, 0}));
   coordinator_->Await("the failure",
