@@ -18,9 +18,11 @@
 #include "common/settings.h"
 #include "common/status_macros.h"
 #include "common/subprocess.h"
+#include "coordinator/progress_text.h"
 #include "coordinator/run.h"
 #include "coordinator/run_config.h"
 #include "coordinator/run_directory.h"
+#include "coordinator/run_files.h"
 #include "coordinator/run_outputs.h"
 #include "coordinator/server.h"
 
@@ -58,55 +60,95 @@ absl::StatusOr<Data> ReadData(const Settings& settings) {
   return data;
 }
 
-RunOptions MakeRunOptions(const Settings& settings, const TrainingConfig& config, absl::Time now) {
+RunOptions MakeRunOptions(const Settings& settings, const TrainingConfig& config) {
   RunOptions options;
   options.incarnation = RandomId();
-  options.run_id =
-      absl::StrCat(absl::FormatTime("%Y%m%d-%H%M%S", now, absl::UTCTimeZone()), "-",
-                   absl::Hex(static_cast<uint32_t>(options.incarnation), absl::kZeroPad8));
-  options.config = config;
   options.model = ModelOf(config);
   options.membership.nodes = settings.nodes;
   options.membership.workers = settings.workers;
   options.membership.join_timeout = settings.join_timeout;
   options.membership.version = ProgramVersion();
   options.membership.data_digest = config.data_digest();
+  options.membership.max_failures = settings.max_failures;
+  // One patience, and all else in proportion.
+  options.membership.patience = settings.patience;
+  options.membership.warm_up = 20 * settings.patience;
+  options.membership.largest_gap = settings.patience / 3;
+  options.heartbeat_interval = settings.patience / 6;
+  options.communicator_timeout = 20 * settings.patience;
+  options.checkpoint_every_steps = settings.checkpoint_every.steps;
+  options.checkpoint_every_time = settings.checkpoint_every.time;
   return options;
 }
 
-absl::Status BeginRun(const Settings& settings, const TrainingConfig& config, Run* run,
-                      absl::Time now) {
+// With what a coordinator before this one left behind.
+absl::StatusOr<std::unique_ptr<RunOutputs>> OpenOutputs(const Settings& settings,
+                                                        const std::string& run_dir,
+                                                        const RunFiles& files, absl::Time now) {
   RunOutputs::Options options;
-  RM_ASSIGN_OR_RETURN(options.run_dir, MakeRunDirectory(settings, now));
+  options.run_dir = run_dir;
   options.report = settings.report;
-  options.config = config;
-  options.model = ModelOf(config);
+  options.config = files.state.config();
+  options.model = ModelOf(options.config);
   options.progress = DetectProgressOptions(settings.progress, stdout);
+  RunState state = files.at_snapshot;
+  options.history = state.ledger().History();
+  options.resumed = files.state.coordinator_starts() > 0;
   RM_ASSIGN_OR_RETURN(auto outputs, RunOutputs::Create(std::move(options), now));
-  run->Begin(std::move(outputs));
-  return absl::OkStatus();
+  for (const JournalEntry& entry : files.since) {
+    const uint64_t redone = state.ledger().redone();
+    RM_RETURN_IF_ERROR(state.Apply(entry));
+    for (const GlobalRecord& record : entry.records().records()) outputs->Replay(record, now);
+    if (state.ledger().redone() != redone) outputs->Rewind(state.ledger().History(), now);
+  }
+  return outputs;
+}
+
+// Tells what a run that is over has come to.
+int TellResult(const RunState& state, const std::string& run_dir) {
+  RunReport report;
+  FillReport(state, &report);
+  report.outcome = RunOutcome::kSuccess;
+  report.run_dir = run_dir;
+  spdlog::info("the run in {} is finished", run_dir);
+  std::fputs(ClosingLines(report).c_str(), stdout);
+  return 0;
 }
 
 // Whoever started us waits for this line.
-void TellReady(int fd, const std::string& address) {
+void TellReady(int fd, const std::string& address, const std::string& run_dir) {
   if (fd < 0) return;
-  const std::string line = address + "\n";
+  const std::string line = absl::StrCat(address, "\t", run_dir, "\n");
   if (write(fd, line.data(), line.size()) < 0) spdlog::debug("nobody waits for the address");
   close(fd);
 }
 
 absl::StatusOr<int> Coordinate(const Settings& settings) {
   RM_ASSIGN_OR_RETURN(StopSignals signals, StopSignals::Create());
+  const std::string listen = settings.listen.empty() ? kDefaultListen : settings.listen;
   RM_RETURN_IF_ERROR(CheckOutputs(settings));
   RM_ASSIGN_OR_RETURN(const Data data, ReadData(settings));
+  RM_RETURN_IF_ERROR(Server::CheckAddress(listen));
   const Clock clock;
-  Run run(MakeRunOptions(settings, data.config, clock.Now()), clock.Now());
-  const std::string listen = settings.listen.empty() ? kDefaultListen : settings.listen;
+  RM_ASSIGN_OR_RETURN(const std::string run_dir, MakeRunDirectory(settings, clock.Now()));
+  RM_ASSIGN_OR_RETURN(RunFiles files,
+                      OpenRunFiles(settings, data.config, ProgramVersion(), run_dir, clock.Now()));
+  const auto& ended = files.state.ended();
+  if (ended && ended->outcome() == RunEnded::SUCCESS) return TellResult(files.state, run_dir);
+  RM_ASSIGN_OR_RETURN(auto outputs, OpenOutputs(settings, run_dir, files, clock.Now()));
+  const bool resumed = files.state.coordinator_starts() > 0;
+  Run run(MakeRunOptions(settings, data.config), std::move(files.state), std::move(files.journal),
+          std::move(files.stored), clock.Now());
+  RM_ASSIGN_OR_RETURN(
+      auto writer,
+      MakeCheckpointWriter(run_dir, run.state(), [&run](uint64_t generation, uint64_t position) {
+        return run.OnLineage(generation, position);
+      }));
+  run.Begin(std::move(outputs), std::move(writer));
   RM_ASSIGN_OR_RETURN(const auto server, Server::Start(listen, &run, data.files));
-  RM_RETURN_IF_ERROR(BeginRun(settings, data.config, &run, clock.Now()));
-  spdlog::info("run {} in {}, listening on {}", run.run_id(), run.status().run_dir(),
-               server->public_address());
-  TellReady(settings.ready_fd, server->address());
+  spdlog::info("{} {} in {}, listening on {}", resumed ? "going on with run" : "run", run.run_id(),
+               run_dir, server->public_address());
+  TellReady(settings.ready_fd, server->address(), run_dir);
   for (;;) {
     if (const int signal = signals.Next(); signal != 0) run.Stop(signal);
     if (const auto exit_code = run.Advance(clock.Now())) return *exit_code;

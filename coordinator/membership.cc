@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -51,17 +50,62 @@ absl::Status CheckForm(const Hello& hello) {
   return absl::OkStatus();
 }
 
+// The same would happen again, on any machine.
+bool IsFatal(int code) {
+  const auto status = static_cast<absl::StatusCode>(code);
+  return status == absl::StatusCode::kInvalidArgument ||
+         status == absl::StatusCode::kFailedPrecondition ||
+         status == absl::StatusCode::kUnimplemented || status == absl::StatusCode::kOutOfRange;
+}
+
+bool SamePlace(const Hello& a, const Hello& b) {
+  return a.node_id() == b.node_id() && a.local_rank() == b.local_rank();
+}
+
+std::string Name(const Hello& hello) {
+  return absl::StrCat("host ", hello.host(), ", pid ", hello.pid());
+}
+
 }  // namespace
 
 Membership::Membership(MembershipOptions options, absl::Time now)
     : options_(std::move(options)),
       join_deadline_(now + options_.join_timeout),
-      last_decision_(now) {
-  if (!options_.workers.given() && !options_.nodes.given()) options_.nodes = {1, 1};
+      last_change_(absl::InfinitePast()),
+      last_decision_(now),
+      hang_limit_(options_.least_hang()) {
   reason_ = absl::StrCat("waiting for ", Wanted(), ": nobody is here");
 }
 
-absl::Status Membership::Join(absl::Time now, MemberId id, const Hello& hello) {
+void Membership::Restore(absl::Time now, uint64_t generation, const std::vector<Hello>& members,
+                         uint32_t failures, uint32_t fruitless_failures,
+                         const std::string& first_cause) {
+  generation_ = generation;
+  failures_ = failures;
+  fruitless_ = fruitless_failures;
+  first_cause_ = first_cause;
+  for (const Hello& hello : members) {
+    const MemberId id = ++last_member_;
+    MemberState member(hello, now);
+    member.connected = false;
+    member.disconnected_at = now;
+    member.how = "did not come back after the coordinator was started anew";
+    members_.emplace(id, std::move(member));
+    ranks_.push_back(id);
+  }
+  for (const MemberId id : ranks_) names_[id] = Describe(id);
+  if (ranks_.empty()) return;
+  phase_ = Phase::kTraining;
+  alone_since_ = now;
+  progress_deadline_ = now + options_.reconnect_grace() + options_.warm_up;
+  reason_ = absl::StrCat("the coordinator was started anew: waiting for the ", ranks_.size(),
+                         " workers of generation ", generation_, " to come back");
+}
+
+// ---------------------------------------------------------------- what happens
+
+absl::StatusOr<Membership::Joined> Membership::Join(absl::Time now, uint64_t generation,
+                                                    const Hello& hello) {
   RM_RETURN_IF_ERROR(CheckForm(hello));
   if (hello.version() != options_.version) {
     return absl::FailedPreconditionError(
@@ -76,14 +120,30 @@ absl::Status Membership::Join(absl::Time now, MemberId id, const Hello& hello) {
   if (phase_ == Phase::kFinished || phase_ == Phase::kFailed) {
     return absl::FailedPreconditionError(absl::StrCat("the run is over: ", reason_));
   }
-  if (phase_ == Phase::kTraining) {
-    return absl::ResourceExhaustedError(absl::StrCat("the run has all its members: ", reason_));
-  }
+  if (const auto id = Recognise(now, generation, hello)) return Joined{*id, true};
+  // Where the disk took less than it promised, numbers grow all the same.
+  highest_seen_ = std::max(highest_seen_, generation);
   RM_RETURN_IF_ERROR(CheckPeers(hello));
+  Supersede(now, hello);
   RM_RETURN_IF_ERROR(CheckRoom(hello));
-  members_[id] = MemberState{hello, now, false, false, ""};
-  last_join_ = now;
-  return absl::OkStatus();
+  const MemberId id = ++last_member_;
+  members_.emplace(id, MemberState(hello, now));
+  last_change_ = now;
+  return Joined{id, false};
+}
+
+std::optional<MemberId> Membership::Recognise(absl::Time now, uint64_t generation,
+                                              const Hello& hello) {
+  if (generation == 0 || generation != generation_) return std::nullopt;
+  for (auto& [id, member] : members_) {
+    if (member.hello.incarnation() != hello.incarnation() || !RankOf(id)) continue;
+    if (!SamePlace(member.hello, hello) || member.standing) return std::nullopt;
+    member.hello = hello;
+    member.connected = true;
+    member.last_heard = now;
+    return id;
+  }
+  return std::nullopt;
 }
 
 absl::Status Membership::CheckPeers(const Hello& hello) const {
@@ -94,42 +154,55 @@ absl::Status Membership::CheckPeers(const Hello& hello) const {
           absl::StrCat("this process computes on ", DeviceName(hello.device()), ", ", Describe(id),
                        " on ", DeviceName(other.device()), ": start all with the same --backend"));
     }
-    if (other.node_id() != hello.node_id()) continue;
-    if (other.local_world_size() != hello.local_world_size()) {
+    if (other.node_id() == hello.node_id() &&
+        other.local_world_size() != hello.local_world_size()) {
       return absl::InvalidArgumentError(
           absl::StrCat("hello: node ", hello.node_id(), " announced ", other.local_world_size(),
                        " processes before, now ", hello.local_world_size()));
     }
-    if (other.local_rank() != hello.local_rank()) continue;
-    if (other.incarnation() == hello.incarnation()) {
-      return absl::UnavailableError("the former session of this process has not ended yet");
-    }
-    return absl::InvalidArgumentError(absl::StrCat("hello: local rank ", hello.local_rank(),
-                                                   " of node ", hello.node_id(), " is ",
-                                                   Describe(id), " already"));
   }
   return absl::OkStatus();
 }
 
+// An agent starts a process only when the one before it has ended, and a process draws a new
+// incarnation only when it has left its generation.
+void Membership::Supersede(absl::Time now, const Hello& hello) {
+  std::vector<MemberId> former;
+  for (const auto& [id, member] : members_) {
+    if (SamePlace(member.hello, hello)) former.push_back(id);
+  }
+  for (const MemberId id : former) {
+    const std::string how =
+        members_.at(id).how.empty() ? "was replaced by a new process" : members_.at(id).how;
+    if (AtWork(id)) NoteTrouble(absl::StrCat(Describe(id), " ", how), absl::InfinitePast());
+    Remove(now, id, "another process has taken its place");
+  }
+}
+
 absl::Status Membership::CheckRoom(const Hello& hello) const {
   uint64_t nodes = 0;
-  uint64_t processes = 0;
-  for (const auto& [id, member] : members_) {
-    if (member.hello.node_id() == hello.node_id()) return absl::OkStatus();
-  }
+  uint64_t present = 0;
+  uint64_t announced = 0;
+  bool known = false;
   for (const Node& node : Nodes()) {
     ++nodes;
-    processes += node.size;
+    present += node.present;
+    announced += node.size;
+    known = known || node.id == hello.node_id();
   }
   const bool count_workers = options_.workers.given();
-  const uint64_t before = count_workers ? processes : nodes;
-  const uint64_t added = count_workers ? hello.local_world_size() : 1;
+  // A node is taken as a whole where nodes count; a process alone where processes do, but not
+  // before the first generation: the rest of its node is about to come.
+  const bool whole = !count_workers || generation_ == 0;
+  if (whole && known) return absl::OkStatus();
+  const uint64_t before = !count_workers ? nodes : whole ? announced : present;
+  const uint64_t added = count_workers && whole ? hello.local_world_size() : 1;
   if (before + added > static_cast<uint64_t>(wanted().max)) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the run takes ", Wanted(), "; ", before, " joined before, this node brings ",
-                     Counted(added, count_workers ? "worker" : "node")));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the run takes ", Wanted(), "; ", before, " joined before, this ",
+        whole ? "node" : "process", " brings ", Counted(added, count_workers ? "worker" : "node")));
   }
-  if (processes + hello.local_world_size() > static_cast<uint64_t>(tail::kMaxWorldSize)) {
+  if (announced + hello.local_world_size() > static_cast<uint64_t>(tail::kMaxWorldSize)) {
     return absl::ResourceExhaustedError(
         absl::StrCat("a run takes at most ", tail::kMaxWorldSize, " processes"));
   }
@@ -141,140 +214,344 @@ void Membership::Heard(absl::Time now, MemberId id) {
   if (found != members_.end()) found->second.last_heard = now;
 }
 
-void Membership::Failed(absl::Time now, MemberId id, const Failure& failure) {
+void Membership::Stands(absl::Time now, MemberId id, const Standing& standing) {
   const auto found = members_.find(id);
   if (found == members_.end()) return;
-  found->second.failed = true;
-  if (phase_ == Phase::kWaiting) members_.erase(found);
-  if (phase_ != Phase::kTraining) return;
-  const std::string reason = absl::StrCat(Describe(id), ": ", failure.message());
-  if (!failure.consequence()) {
-    Fail(reason);
-  } else if (consequence_.empty()) {
-    consequence_ = reason;
-    consequence_holds_ = now + options_.cause_wait;
+  const bool at_work = AtWork(id);
+  found->second.standing = standing;
+  found->second.finished.reset();
+  last_change_ = now;
+  if (!at_work) return;
+  if (!standing.reason().empty()) {
+    NoteTrouble(absl::StrCat(Describe(id), ": ", standing.reason()), now);
+  } else if (phase_ == Phase::kTraining) {
+    BeginGathering(now, /*aborting=*/false, std::max(options_.patience, hang_limit_));
+    why_over_ = "all stopped at an agreed step";
   }
 }
 
-void Membership::Lost(MemberId id, const std::string& how) {
+void Membership::Failed(absl::Time now, MemberId id, const Failure& failure) {
+  if (members_.count(id) == 0) return;
+  const std::string reason = absl::StrCat(Describe(id), ": ", failure.message());
+  if (IsFatal(failure.code())) return Fail(reason);
+  if (AtWork(id)) {
+    NoteTrouble(reason, absl::InfinitePast());
+  } else if (!CountFailure(reason, /*progressed=*/false)) {
+    return;
+  }
+  Remove(now, id, failure.message());
+}
+
+void Membership::Disconnected(absl::Time now, MemberId id, const std::string& how) {
   const auto found = members_.find(id);
   if (found == members_.end()) return;
-  if (phase_ == Phase::kTraining && !found->second.failed) {
-    Fail(absl::StrCat(Describe(id), " ", how));
+  MemberState& member = found->second;
+  member.connected = false;
+  member.disconnected_at = now;
+  member.how = how;
+  // It may come back to a generation that goes on, but not to a place in the line.
+  if (!RankOf(id) || member.standing) Remove(now, id, how);
+}
+
+void Membership::Leaves(absl::Time now, MemberId id) {
+  if (members_.count(id) == 0) return;
+  const std::string who = Describe(id);
+  if (phase_ == Phase::kTraining && RankOf(id)) {
+    BeginGathering(now, /*aborting=*/false, std::max(options_.patience, hang_limit_));
+    why_over_ = absl::StrCat(who, " has left");
   }
-  // A rank keeps its place for the report.
-  if (phase_ == Phase::kWaiting) members_.erase(found);
+  Remove(now, id, "it has left");
 }
 
 void Membership::Finished(MemberId id, const std::string& state_digest) {
   const auto found = members_.find(id);
-  if (found == members_.end()) return;
-  found->second.finished = true;
-  found->second.state_digest = state_digest;
+  if (found != members_.end()) found->second.finished = state_digest;
 }
 
-Membership::Phase Membership::Decide(absl::Time now) {
+void Membership::Progressed(absl::Time now, absl::Duration hang_limit) {
+  progressed_ = true;
+  hang_limit_ = std::max(options_.least_hang(), hang_limit);
+  progress_deadline_ = now + hang_limit_;
+}
+
+// ---------------------------------------------------------------- what is decided
+
+Membership::Decision Membership::Decide(absl::Time now) {
   ForgiveOwnPause(now);
-  if (phase_ == Phase::kWaiting) DecideWaiting(now);
-  if (phase_ == Phase::kTraining) DecideTraining(now);
-  return phase_;
+  Decision decision;
+  if (phase_ == Phase::kTraining) DecideTraining(now, &decision);
+  if (phase_ == Phase::kGathering) DecideGathering(now, &decision);
+  return decision;
 }
 
 void Membership::ForgiveOwnPause(absl::Time now) {
   const absl::Duration pause = now - std::exchange(last_decision_, now);
   if (pause <= options_.largest_gap) return;
   for (auto& [id, member] : members_) member.last_heard = std::min(now, member.last_heard + pause);
-  if (consequence_holds_ != absl::InfiniteFuture()) consequence_holds_ += pause;
+  progress_deadline_ += pause;
+  stand_deadline_ += pause;
+  if (alone_since_) *alone_since_ += pause;
 }
 
-void Membership::DecideWaiting(absl::Time now) {
+void Membership::DecideGathering(absl::Time now, Decision* decision) {
+  DropSilent(now);
+  if (phase_ != Phase::kGathering) return;
+  const bool pending = Pending(now, decision);
+  if (phase_ != Phase::kGathering) return;
+  const Muster muster = TakeMuster();
+  // Who stopped at an agreed step waits for nobody: those to come are here.
+  const bool agreed = generation_ > 0 && !aborting_;
+  const bool settled = agreed || muster.full || now - last_change_ >= options_.settle;
+  if (!pending && muster.enough && settled) {
+    decision->can_form = true;
+    return;
+  }
+  if (generation_ == 0 && now >= join_deadline_) {
+    return Fail(absl::StrCat("waited ", absl::FormatDuration(options_.join_timeout), " for ",
+                             Wanted(), ": ", WhoIsHere(muster.ready, muster.partial)));
+  }
+  reason_ = absl::StrCat(
+      generation_ == 0 ? ""
+                       : absl::StrCat("generation ", generation_, " is over (", why_over_, "): "),
+      pending ? "its members are stopping" : WaitingFor(muster));
+}
+
+std::string Membership::WaitingFor(const Muster& muster) const {
+  if (muster.enough) {
+    return absl::StrCat("waiting a moment for more than the ", muster.ready, " that are here");
+  }
+  return absl::StrCat("waiting for ", Wanted(), ": ", WhoIsHere(muster.ready, muster.partial));
+}
+
+void Membership::DropSilent(absl::Time now) {
   std::vector<MemberId> silent;
   for (const auto& [id, member] : members_) {
-    if (now - member.last_heard > options_.heartbeat_timeout) silent.push_back(id);
+    if (member.connected && now - member.last_heard > options_.patience) silent.push_back(id);
   }
-  for (const MemberId id : silent) members_.erase(id);
-
-  const std::vector<Node> nodes = Nodes();
-  uint64_t ready = 0;
-  std::vector<std::string> partial;
-  for (const Node& node : nodes) {
-    if (node.complete()) {
-      ready += options_.workers.given() ? node.size : 1;
-    } else {
-      partial.push_back(
-          absl::StrCat(node.members.size(), " of ", node.size, " processes of host ", node.host));
-    }
-  }
-
-  const bool enough = partial.empty() && ready >= static_cast<uint64_t>(wanted().min);
-  const bool full = ready >= static_cast<uint64_t>(wanted().max);
-  if (enough && (full || now - last_join_ >= options_.settle)) {
-    Form(nodes);
-  } else if (now >= join_deadline_) {
-    Fail(absl::StrCat("waited ", absl::FormatDuration(options_.join_timeout), " for ", Wanted(),
-                      ": ", WhoIsHere(ready, partial)));
-  } else if (enough) {
-    reason_ = absl::StrCat("waiting a moment for more than the ", ready, " that are here");
-  } else {
-    reason_ = absl::StrCat("waiting for ", Wanted(), ": ", WhoIsHere(ready, partial));
-  }
+  for (const MemberId id : silent) Remove(now, id, "no heartbeat came");
 }
 
-void Membership::Form(const std::vector<Node>& nodes) {
-  ranks_.clear();
-  for (const Node& node : nodes) {
-    std::vector<MemberId> members = node.members;
-    std::sort(members.begin(), members.end(), [this](MemberId a, MemberId b) {
-      return hello(a).local_rank() < hello(b).local_rank();
-    });
-    ranks_.insert(ranks_.end(), members.begin(), members.end());
-  }
-  ++generation_;
-  phase_ = Phase::kTraining;
-  reason_ = absl::StrCat("generation ", generation_, " trains with ",
-                         Counted(ranks_.size(), "worker"), " on ", Counted(nodes.size(), "node"));
-}
-
-void Membership::DecideTraining(absl::Time now) {
-  bool all_finished = true;
+// Whether members of the former generation may still stand by. Those who take too long are removed.
+bool Membership::Pending(absl::Time now, Decision* decision) {
+  std::vector<MemberId> late;
+  bool pending = false;
   for (const MemberId id : ranks_) {
-    const MemberState& member = members_.at(id);
-    all_finished = all_finished && member.finished;
-    const absl::Duration silence = now - member.last_heard;
-    if (silence > options_.heartbeat_timeout && !member.failed) {
-      return Fail(absl::StrCat(Describe(id), " has been silent for ",
-                               absl::FormatDuration(absl::Trunc(silence, absl::Milliseconds(100))),
-                               ": its process hangs, or its host cannot be reached"));
+    const auto found = members_.find(id);
+    if (found == members_.end() || found->second.standing) continue;
+    const bool in_grace = alone_since_ && now < *alone_since_ + options_.reconnect_grace();
+    if (!found->second.connected && !in_grace) {
+      late.push_back(id);
+    } else if (found->second.connected && now >= stand_deadline_) {
+      if (aborting_) late.push_back(id);
+      pending = pending || !aborting_;
+    } else {
+      pending = true;
     }
   }
-  if (now >= consequence_holds_) return Fail(consequence_);
-  if (all_finished) CompareDigests();
+  for (const MemberId id : late) {
+    const MemberState& member = members_.at(id);
+    if (AtWork(id)) {
+      NoteTrouble(absl::StrCat(Describe(id), " ", member.how), absl::InfinitePast());
+    }
+    Remove(now, id, member.connected ? "it did not stop when told to: it hangs" : member.how);
+  }
+  if (pending && !aborting_ && now >= stand_deadline_) {
+    NoteTrouble("a member did not stop at the agreed step", absl::InfinitePast());
+  }
+  if (trouble_ && !aborting_) Break(now, std::string(trouble_->first), decision);
+  return pending;
 }
 
-void Membership::CompareDigests() {
-  std::map<std::string, std::vector<size_t>> ranks_by_digest;
-  for (size_t rank = 0; rank < ranks_.size(); ++rank) {
-    ranks_by_digest[members_.at(ranks_[rank]).state_digest].push_back(rank);
+void Membership::DecideTraining(absl::Time now, Decision* decision) {
+  if (CheckFinished()) return;
+  if (!InGrace(now)) FindLost(now);
+  if (trouble_ && now - trouble_->second >= 2 * options_.confirmation) {
+    return Break(now, std::string(trouble_->first), decision);
   }
-  if (ranks_by_digest.size() > 1) {
-    std::vector<std::string> parts;
-    for (const auto& [digest, ranks] : ranks_by_digest) {
-      parts.push_back(absl::StrCat(ranks.size() == 1 ? "rank " : "ranks ",
-                                   absl::StrJoin(ranks, ", "), ": ", digest));
-    }
-    return Fail(
-        absl::StrCat("the ranks ended with different weights (", absl::StrJoin(parts, "; "), ")"));
+  if (trouble_ || alone_since_) return;
+  if (now >= progress_deadline_) {
+    return Break(now,
+                 absl::StrCat("no step was finished for ",
+                              absl::FormatDuration(progressed_ ? hang_limit_ : options_.warm_up)),
+                 decision);
   }
-  state_digest_ = ranks_by_digest.begin()->first;
+  CheckRegroup(now, decision);
+}
+
+// True when the run is over, well or not.
+bool Membership::CheckFinished() {
+  CompareDigests();
+  if (phase_ == Phase::kFailed) return true;
+  bool all = !final_digest_.empty();
+  for (const MemberId id : ranks_) {
+    const auto found = members_.find(id);
+    // Who is gone has nothing to add once the end is safe.
+    if (found == members_.end() || !found->second.connected) continue;
+    all = all && found->second.finished.has_value();
+  }
+  if (!all) return false;
+  state_digest_ = final_digest_;
   phase_ = Phase::kFinished;
   reason_ = ranks_.size() == 1 ? "the worker finished"
                                : absl::StrCat("all ", ranks_.size(), " workers finished");
+  return true;
 }
 
-void Membership::Fail(const std::string& reason) {
-  phase_ = Phase::kFailed;
-  reason_ = reason;
+// All ranks, and what was handed in, must have come to the same end.
+void Membership::CompareDigests() {
+  std::map<std::string, std::vector<uint32_t>> ranks_by_digest;
+  for (uint32_t rank = 0; rank < ranks_.size(); ++rank) {
+    const auto found = members_.find(ranks_[rank]);
+    if (found == members_.end() || !found->second.finished) continue;
+    ranks_by_digest[*found->second.finished].push_back(rank);
+  }
+  if (ranks_by_digest.size() == 1 && !final_digest_.empty() &&
+      ranks_by_digest.begin()->first != final_digest_) {
+    return Fail(absl::StrCat("the workers finished with state ", ranks_by_digest.begin()->first,
+                             ", but handed in ", final_digest_));
+  }
+  if (ranks_by_digest.size() < 2) return;
+  std::vector<std::string> parts;
+  for (const auto& [digest, ranks] : ranks_by_digest) {
+    parts.push_back(absl::StrCat(ranks.size() == 1 ? "rank " : "ranks ", absl::StrJoin(ranks, ", "),
+                                 ": ", digest));
+  }
+  Fail(absl::StrCat("the ranks ended with different weights (", absl::StrJoin(parts, "; "), ")"));
 }
+
+bool Membership::Alive(absl::Time now, const MemberState& member) const {
+  return member.connected && now - member.last_heard <= options_.patience / 2;
+}
+
+// While nobody is there it may be our own trouble: whoever comes back in time has lost nothing.
+bool Membership::InGrace(absl::Time now) {
+  bool anybody = false;
+  bool everybody = true;
+  for (const MemberId id : ranks_) {
+    const auto found = members_.find(id);
+    const bool alive = found != members_.end() && Alive(now, found->second);
+    anybody = anybody || alive;
+    everybody = everybody && alive;
+  }
+  if (!alone_since_) {
+    if (anybody) return false;
+    alone_since_ = now;
+    reason_ = absl::StrCat("no worker answers: giving them ",
+                           absl::FormatDuration(options_.reconnect_grace()), " to come back");
+  }
+  if (!everybody && now < *alone_since_ + options_.reconnect_grace()) return true;
+  if (everybody) reason_ = absl::StrCat("all workers of generation ", generation_, " are back");
+  alone_since_.reset();
+  // Only from here on is a step due again.
+  progress_deadline_ = std::max(progress_deadline_, now + hang_limit_);
+  return false;
+}
+
+void Membership::FindLost(absl::Time now) {
+  std::vector<std::pair<MemberId, std::string>> lost;
+  for (const MemberId id : ranks_) {
+    const auto found = members_.find(id);
+    if (found == members_.end()) continue;
+    const MemberState& member = found->second;
+    const absl::Duration silence = now - member.last_heard;
+    if (!member.connected && now - member.disconnected_at >= options_.confirmation) {
+      lost.push_back({id, member.how});
+    } else if (member.connected && silence > options_.patience) {
+      lost.push_back(
+          {id, absl::StrCat("has been silent for ",
+                            absl::FormatDuration(absl::Trunc(silence, absl::Milliseconds(100))))});
+    }
+  }
+  for (const auto& [id, how] : lost) {
+    NoteTrouble(absl::StrCat(Describe(id), " ", how), absl::InfinitePast());
+    Remove(now, id, absl::StrCat("it ", how));
+  }
+}
+
+void Membership::CheckRegroup(absl::Time now, Decision* decision) {
+  if (regroup_asked_ || (regroup_wanted_.empty() && !NewcomersWait(now))) return;
+  for (const MemberId id : ranks_) {
+    const auto found = members_.find(id);
+    if (found == members_.end() || !found->second.connected || found->second.finished) continue;
+    decision->regroup = id;
+    regroup_asked_ = true;
+    return;
+  }
+}
+
+// There is room for whoever has joined: Join() has seen to that.
+bool Membership::NewcomersWait(absl::Time now) const {
+  if (now - last_change_ < options_.settle) return false;
+  for (const Node& node : Nodes()) {
+    if (!options_.workers.given() && !node.complete()) continue;
+    for (const MemberId id : node.standing) {
+      if (!RankOf(id)) return true;
+    }
+  }
+  return false;
+}
+
+void Membership::Break(absl::Time now, const std::string& reason, Decision* decision) {
+  decision->broken = Broken{reason, progressed_, now};
+  decision->abort = true;
+  if (!CountFailure(reason, progressed_)) return;
+  BeginGathering(now, /*aborting=*/true, options_.patience);
+  why_over_ = reason;
+  reason_ = absl::StrCat("generation ", generation_, " is over (", reason, ")");
+}
+
+// False if that was one too many.
+bool Membership::CountFailure(const std::string& reason, bool progressed) {
+  ++failures_;
+  if (progressed || fruitless_ == 0) {
+    fruitless_ = 0;
+    first_cause_ = reason;
+  }
+  ++fruitless_;
+  if (options_.max_failures >= 0 && failures_ > static_cast<uint32_t>(options_.max_failures)) {
+    Fail(options_.max_failures == 0
+             ? reason
+             : absl::StrCat("more than ", Counted(options_.max_failures, "failure"),
+                            " (--max-failures); the last: ", reason));
+    return false;
+  }
+  if (fruitless_ >= options_.fruitless_limit) {
+    Fail(absl::StrCat(Counted(fruitless_, "failure"),
+                      " in a row without a step between them; the first: ", first_cause_));
+    return false;
+  }
+  return true;
+}
+
+void Membership::BeginGathering(absl::Time now, bool aborting, absl::Duration patience) {
+  phase_ = Phase::kGathering;
+  aborting_ = aborting;
+  stand_deadline_ = now + patience;
+  last_change_ = now;
+  trouble_.reset();
+}
+
+// Whether it takes part in a generation whose collectives the others may be waiting in.
+bool Membership::AtWork(MemberId id) const {
+  const bool works = phase_ == Phase::kTraining || (phase_ == Phase::kGathering && !aborting_);
+  return works && RankOf(id) && !members_.at(id).standing;
+}
+
+// The first counts, but a loss (since the infinite past) before what others say that follows from
+// it.
+void Membership::NoteTrouble(const std::string& reason, absl::Time since) {
+  if (!trouble_ || (since == absl::InfinitePast() && trouble_->second != since)) {
+    trouble_ = {reason, since};
+  }
+}
+
+void Membership::Remove(absl::Time now, MemberId id, const std::string& why) {
+  members_.erase(id);
+  gone_[id] = why;
+  last_change_ = now;
+}
+
+// ---------------------------------------------------------------- who begins a generation
 
 std::vector<Membership::Node> Membership::Nodes() const {
   std::vector<Node> nodes;
@@ -282,14 +559,82 @@ std::vector<Membership::Node> Membership::Nodes() const {
   for (const auto& [id, member] : members_) {
     const Hello& hello = member.hello;
     const auto [found, is_new] = index.try_emplace(hello.node_id(), nodes.size());
-    if (is_new) nodes.push_back({hello.host(), hello.local_world_size(), {}});
-    nodes[found->second].members.push_back(id);
+    if (is_new) nodes.push_back({hello.node_id(), hello.host(), hello.local_world_size(), {}, 0});
+    Node& node = nodes[found->second];
+    ++node.present;
+    if (member.standing) node.standing.push_back(id);
+  }
+  for (Node& node : nodes) {
+    std::sort(node.standing.begin(), node.standing.end(), [this](MemberId a, MemberId b) {
+      return hello(a).local_rank() < hello(b).local_rank();
+    });
   }
   return nodes;
 }
 
+Membership::Muster Membership::TakeMuster() const {
+  const bool count_workers = options_.workers.given();
+  Muster muster;
+  for (const Node& node : Nodes()) {
+    if (!node.complete()) {
+      muster.partial.push_back(
+          absl::StrCat(node.standing.size(), " of ", node.size, " processes of host ", node.host));
+      // Before the first generation the rest is about to come; later it may be gone for long.
+      if (!count_workers || generation_ == 0) continue;
+    }
+    muster.ready += count_workers ? node.standing.size() : 1;
+    muster.members.insert(muster.members.end(), node.standing.begin(), node.standing.end());
+  }
+  const bool waits = generation_ == 0 && !muster.partial.empty();
+  muster.enough = !waits && muster.ready >= static_cast<uint64_t>(wanted().min);
+  muster.full = muster.ready >= static_cast<uint64_t>(wanted().max);
+  return muster;
+}
+
+std::vector<MemberId> Membership::Candidates() const { return TakeMuster().members; }
+
+void Membership::Form(absl::Time now, std::optional<MemberId> first) {
+  ranks_ = Candidates();
+  if (first) {
+    const std::string node = hello(*first).node_id();
+    std::stable_sort(ranks_.begin(), ranks_.end(), [&](MemberId a, MemberId b) {
+      const auto order = [&](MemberId id) {
+        return id == *first ? 0 : hello(id).node_id() == node ? 1 : 2;
+      };
+      return order(a) < order(b);
+    });
+  }
+  generation_ = std::max(generation_, highest_seen_) + 1;
+  names_.clear();
+  gone_.clear();
+  uint64_t hosts = 0;
+  std::string last_node;
+  for (const MemberId id : ranks_) {
+    MemberState& member = members_.at(id);
+    member.standing.reset();
+    member.finished.reset();
+    names_[id] = Describe(id);
+    if (std::exchange(last_node, member.hello.node_id()) != member.hello.node_id()) ++hosts;
+  }
+  phase_ = Phase::kTraining;
+  progress_deadline_ = now + options_.warm_up;
+  progressed_ = false;
+  alone_since_.reset();
+  regroup_asked_ = false;
+  trouble_.reset();
+  reason_ = absl::StrCat("generation ", generation_, " trains with ",
+                         Counted(ranks_.size(), "worker"), " on ", Counted(hosts, "node"));
+}
+
+void Membership::Fail(const std::string& reason) {
+  phase_ = Phase::kFailed;
+  reason_ = reason;
+}
+
 const CountRange& Membership::wanted() const {
-  return options_.workers.given() ? options_.workers : options_.nodes;
+  static constexpr CountRange kOne{1, 1};
+  if (options_.workers.given()) return options_.workers;
+  return options_.nodes.given() ? options_.nodes : kOne;
 }
 
 std::string Membership::Wanted() const {
@@ -302,19 +647,44 @@ std::string Membership::Wanted() const {
   return absl::StrCat(range.min, " to ", Counted(range.max, noun));
 }
 
+// ---------------------------------------------------------------- questions
+
 std::optional<uint32_t> Membership::RankOf(MemberId id) const {
   const auto found = std::find(ranks_.begin(), ranks_.end(), id);
   if (found == ranks_.end()) return std::nullopt;
   return static_cast<uint32_t>(found - ranks_.begin());
 }
 
+bool Membership::AllStand() const {
+  return std::all_of(ranks_.begin(), ranks_.end(), [this](MemberId id) {
+    const auto found = members_.find(id);
+    return found == members_.end() || found->second.standing;
+  });
+}
+
+bool Membership::MustAbort(MemberId id) const {
+  const auto found = members_.find(id);
+  return phase_ == Phase::kGathering && aborting_ && found != members_.end() &&
+         !found->second.standing && RankOf(id).has_value();
+}
+
+std::string Membership::WhyGone(MemberId id) const {
+  const auto found = gone_.find(id);
+  return found == gone_.end() ? "the run has gone on without it" : found->second;
+}
+
 std::string Membership::Describe(MemberId id) const {
-  const Hello& who = hello(id);
-  if (const auto rank = RankOf(id)) {
-    return absl::StrCat("rank ", *rank, " of ", ranks_.size(), " (host ", who.host(), ", pid ",
-                        who.pid(), ")");
+  const auto member = members_.find(id);
+  if (member == members_.end()) {
+    const auto name = names_.find(id);
+    return name == names_.end() ? "a former member" : name->second;
   }
-  return absl::StrCat("a process of host ", who.host(), " (pid ", who.pid(), ")");
+  if (const auto rank = RankOf(id)) {
+    return absl::StrCat("rank ", *rank, " of ", ranks_.size(), " (", Name(member->second.hello),
+                        ")");
+  }
+  return absl::StrCat("a process of host ", member->second.hello.host(), " (pid ",
+                      member->second.hello.pid(), ")");
 }
 
 }  // namespace ringmaster

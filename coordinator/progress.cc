@@ -86,6 +86,12 @@ void Progress::Record(const GlobalRecord& record, absl::Time now) {
   if (record.evaluation()) EndLine();
 }
 
+void Progress::Rewind(const RunHistory& history, absl::Time now) {
+  history_ = history;
+  epoch_began_ = now;
+  painted_ = absl::InfinitePast();
+}
+
 void Progress::Finish(const RunReport& report) {
   EndLine();
   Write(ClosingLines(report));

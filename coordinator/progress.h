@@ -45,6 +45,10 @@ class Progress {
   // Takes the next record. Records come in the order of training.
   void Record(const GlobalRecord& record, absl::Time now);
 
+  // Training goes on from an earlier record, or where another coordinator has shown it: `history`
+  // is what there is by now. Shows nothing.
+  void Rewind(const RunHistory& history, absl::Time now);
+
   // Leaves the bar's line and prints ClosingLines(report), whatever the style.
   void Finish(const RunReport& report);
 

@@ -154,13 +154,29 @@ std::string EpochLine(const EpochView& view) {
                       absl::StrJoin(Figures(view.summary), " - "));
 }
 
+namespace {
+
+// What the run went through, if anything.
+std::string Survived(const RunReport& report) {
+  const uint32_t restarts = report.coordinator_starts - std::min(report.coordinator_starts, 1u);
+  std::vector<std::string> parts;
+  const auto add = [&parts](uint32_t count, const char* what) {
+    if (count > 0) parts.push_back(absl::StrCat(count, " ", what, count == 1 ? "" : "s"));
+  };
+  add(report.failures_survived, "failure");
+  add(restarts, "restart");
+  return parts.empty() ? "" : absl::StrCat(", through ", absl::StrJoin(parts, " and "));
+}
+
+}  // namespace
+
 std::string ClosingLines(const RunReport& report) {
   const std::string count = absl::StrCat(WithCommas(report.samples_committed), " of ",
                                          WithCommas(report.samples_expected), " samples");
   if (report.outcome != RunOutcome::kSuccess) {
     return report.samples_committed == 0 ? "" : count + "\n";
   }
-  std::string lines = count + ", each exactly once\n";
+  std::string lines = count + ", each exactly once" + Survived(report) + "\n";
   if (const EpochSummary* tested = report.history.last_evaluated(); tested != nullptr) {
     absl::StrAppendFormat(&lines, "Test accuracy: %.2f%%, loss: %.4f\n", 100 * tested->val_accuracy,
                           tested->val_loss);

@@ -50,6 +50,7 @@ Json ConfigJson(const TrainingConfig& config) {
   json["num_train_samples"] = config.num_train_samples();
   json["num_test_samples"] = config.num_test_samples();
   json["data_digest"] = config.data_digest();
+  json["reproducible"] = config.reproducible();
   return json;
 }
 
@@ -116,6 +117,12 @@ std::string ToJson(const RunReport& report) {
   json["test_loss"] = tested == nullptr ? Json() : Json(tested->val_loss);
   json["samples_committed"] = report.samples_committed;
   json["samples_expected"] = report.samples_expected;
+  json["lost_samples"] = report.lost_samples;
+  json["doubled_samples"] = report.doubled_samples;
+  json["failures_survived"] = report.failures_survived;
+  json["recoveries_seconds"] = report.recoveries_seconds;
+  json["coordinator_starts"] = report.coordinator_starts;
+  json["records_redone"] = report.records_redone;
   json["steps"] = report.history.steps();
   json["generations"] = report.generations;
   json["world_size"] = report.world_size;

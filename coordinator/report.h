@@ -34,7 +34,13 @@ struct RunReport {
   RunHistory history;
   uint64_t samples_committed = 0;  // counted by the gather of every rank
   uint64_t samples_expected = 0;   // by the plan
-  std::string weights_sha256;      // WeightsSha256 of the final parameters; empty if there are none
+  uint64_t lost_samples = 0;       // of whole epochs, by the audit at the end
+  uint64_t doubled_samples = 0;
+  uint64_t records_redone = 0;  // steps and evaluations that were computed again
+  uint32_t failures_survived = 0;
+  uint32_t coordinator_starts = 1;
+  std::vector<double> recoveries_seconds;  // from each failure to the first step after it
+  std::string weights_sha256;  // WeightsSha256 of the final parameters; empty if there are none
 };
 
 // "cpu", "cuda", or "none" before a generation was formed.

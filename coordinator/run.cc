@@ -1,8 +1,13 @@
 #include "coordinator/run.h"
 
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/identity.h"
 #include "common/status_macros.h"
 #include "common/subprocess.h"
 #include "spdlog/spdlog.h"
@@ -12,29 +17,50 @@ namespace {
 
 // Refused sessions that are worth a warning; a stranger that keeps on knocking is not.
 constexpr int kRefusalsShown = 20;
-
-RunStatus::Phase StatusPhase(Membership::Phase phase) {
-  return phase == Membership::Phase::kWaiting ? RunStatus::WAITING : RunStatus::TRAINING;
-}
+// Ranks that do not send records hear less often that they may forget them.
+constexpr absl::Duration kAckInterval = absl::Milliseconds(500);
+constexpr uint64_t kJournalRotationBytes = uint64_t{8} << 20;
+// The first steps of a generation are slow: they are not measured.
+constexpr uint64_t kWarmUpSteps = 10;
 
 }  // namespace
 
-Run::Run(RunOptions options, absl::Time now)
+Run::Run(RunOptions options, RunState state, std::unique_ptr<Journal> journal,
+         StoredStatePtr stored, absl::Time now)
     : options_(std::move(options)),
+      run_id_(state.run_id()),
       now_(now),
+      state_(std::move(state)),
+      journal_(std::move(journal)),
       membership_(options_.membership, now),
-      audit_(options_.config) {
-  report_.run_id = options_.run_id;
-  report_.version = options_.membership.version;
-  report_.started = now;
-  report_.config = options_.config;
-  report_.samples_expected = audit_.samples_expected();
+      epoch_began_(now) {
+  const GenerationFormed& former = state_.generation();
+  // After an end in good order nobody is at work any more.
+  std::vector<Hello> members;
+  if (!state_.ended()) members.assign(former.members().begin(), former.members().end());
+  membership_.Restore(now, former.generation(), members, state_.failures(),
+                      state_.ended() ? 0 : state_.fruitless_failures(), state_.first_cause());
+  keys_.Begin(former.generation());
+  JournalEntry entry;
+  entry.mutable_started()->set_incarnation(options_.incarnation);
+  entry.mutable_started()->set_unix_us(absl::ToUnixMicros(now));
+  Record(std::move(entry));
+  if (stored != nullptr) {
+    states_.Put(stored);
+    verified_ = FromProto(state_.ledger().timeline(), stored->position).value_or(0);
+    stored_ = std::move(stored);
+  }
+  seen_position_ = state_.ledger().size();
+  FillReport(state_, &report_);
   Publish();
 }
 
-void Run::Begin(std::unique_ptr<RunOutputs> outputs) {
+Run::~Run() { writer_.reset(); }
+
+void Run::Begin(std::unique_ptr<RunOutputs> outputs, std::unique_ptr<StateWriter> writer) {
   outputs_ = std::move(outputs);
-  report_.run_dir = outputs_->run_dir();
+  writer_ = std::move(writer);
+  if (outputs_ != nullptr) report_.run_dir = outputs_->run_dir();
   Publish();
 }
 
@@ -42,15 +68,19 @@ std::optional<int> Run::Advance(absl::Time now) {
   now_ = now;
   for (const auto& letter : mailbox_.Take()) letter();
   if (!ending_) Decide();
-  Publish();
+  const bool durable = Commit();
+  Publish();  // before anybody can ask with a new number
+  FlushOutbox();
+  if (durable) SendAcks();
   if (ending_ && (sessions_.empty() || now >= ending_->leave_at)) return ending_->exit_code;
   return std::nullopt;
 }
 
 void Run::Stop(int signal) {
   if (ending_) return;
-  End(RunOutcome::kInterrupted, ExitCodeForSignal(signal),
-      absl::StrCat("the coordinator was stopped by ", SignalName(signal)));
+  const bool again = interruption_.has_value();
+  interruption_ = Interruption{signal, again ? now_ : now_ + options_.interruption};
+  membership_.RequestRegroup("the run is being interrupted");
 }
 
 // ---------------------------------------------------------------- what is posted
@@ -74,13 +104,17 @@ void Run::HandleMessage(const PeerPtr& peer, const WorkerMessage& message) {
   const auto found = sessions_.find(peer.get());
   if (found == sessions_.end()) return HandleHello(peer, message);
   const Session session = found->second;
-  const absl::Status status = ending_ ? absl::OkStatus() : Handle(session, message);
+  absl::Status status;
+  if (!ending_) {
+    status =
+        membership_.Contains(session.member)
+            ? Handle(session, message)
+            : absl::AbortedError(absl::StrCat("put out: ", membership_.WhyGone(session.member)));
+  }
   if (status.ok()) return peer->ReadNext();
-  const std::string who = membership_.Contains(session.member)
-                              ? membership_.Describe(session.member)
-                              : "a former member";
-  Refuse(peer, who, status);
-  membership_.Lost(session.member, absl::StrCat("was put out: ", std::string(status.message())));
+  Refuse(peer, membership_.Describe(session.member), status);
+  membership_.Disconnected(now_, session.member,
+                           absl::StrCat("was put out: ", std::string(status.message())));
 }
 
 void Run::HandleHello(const PeerPtr& peer, const WorkerMessage& message) {
@@ -91,46 +125,85 @@ void Run::HandleHello(const PeerPtr& peer, const WorkerMessage& message) {
                               : "a stranger";
   absl::Status status = CheckRun(message.run_id());
   if (!message.has_hello()) status = absl::InvalidArgumentError("the first message is not a hello");
-  if (status.ok() && ending_) status = absl::FailedPreconditionError("the run is over");
-  if (status.ok()) status = membership_.Join(now_, last_member_ + 1, hello);
   if (!status.ok()) return Refuse(peer, who, status);
-  sessions_[peer.get()] = {peer, ++last_member_};
-  spdlog::debug("{} joined with {}", who, hello.device_description());
-  CoordinatorMessage answer;
-  Welcome* welcome = answer.mutable_welcome();
-  welcome->set_coordinator_incarnation(options_.incarnation);
-  *welcome->mutable_config() = options_.config;
-  welcome->set_heartbeat_interval_ms(
-      static_cast<uint32_t>(absl::ToInt64Milliseconds(options_.heartbeat_interval)));
-  Send(peer, std::move(answer));
+  if (ending_) {  // it comes late, and hears at once how the run has ended
+    sessions_[peer.get()] = {peer, 0};
+    Send(peer, ending_->message);
+    return peer->ReadNext();
+  }
+  const auto joined = membership_.Join(now_, message.generation(), hello);
+  if (!joined.ok()) return Refuse(peer, who, joined.status());
+  // Its former stream, if it has not ended yet, is nobody's now.
+  for (auto at = sessions_.begin(); at != sessions_.end();) {
+    const bool former = at->second.member == joined->id;
+    if (former) at->second.peer->Close(absl::AbortedError("a newer stream has taken its place"));
+    at = former ? sessions_.erase(at) : std::next(at);
+  }
+  const Session session{peer, joined->id};
+  sessions_[peer.get()] = session;
+  spdlog::debug("{} {} with {}", who, joined->recognised ? "came back" : "joined",
+                hello.device_description());
+  Welcome(session, joined->recognised);
   peer->ReadNext();
 }
 
+void Run::Welcome(const Session& session, bool recognised) {
+  CoordinatorMessage answer;
+  ringmaster::Welcome* welcome = answer.mutable_welcome();
+  welcome->set_coordinator_incarnation(options_.incarnation);
+  *welcome->mutable_config() = state_.config();
+  welcome->set_heartbeat_interval_ms(
+      static_cast<uint32_t>(absl::ToInt64Milliseconds(options_.heartbeat_interval)));
+  welcome->set_recognised(recognised);
+  welcome->set_records_received(state_.ledger().size());
+  welcome->set_checkpoint_every_steps(options_.checkpoint_every_steps);
+  welcome->set_checkpoint_every_seconds(absl::ToDoubleSeconds(options_.checkpoint_every_time));
+  Send(session.peer, std::move(answer));
+  if (!recognised || !membership_.MustAbort(session.member)) return;
+  CoordinatorMessage abort;
+  abort.mutable_abort()->set_reason(membership_.reason());
+  Send(session.peer, std::move(abort));
+}
+
 absl::Status Run::CheckEnvelope(const WorkerMessage& message) const {
-  if (message.run_id() != options_.run_id) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "this is run ", options_.run_id, ", the message is of run ", message.run_id()));
+  if (message.run_id() != run_id_) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("this is run ", run_id_, ", the message is of run ", message.run_id()));
   }
   if (message.has_hello()) return absl::FailedPreconditionError("a second hello");
-  // What was sent before the assignment arrived.
-  const bool before =
-      message.generation() == 0 && (message.has_heartbeat() || message.has_failure());
-  if (before || message.generation() == membership_.generation()) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat("a message of generation ",
-                                                    message.generation(), "; the current one is ",
-                                                    membership_.generation()));
+  // Of an old generation: what was sent before the assignment arrived, and what says what the
+  // process holds. None of it can change what the current one does.
+  const bool harmless = message.has_heartbeat() || message.has_failure() ||
+                        message.has_standing() || message.has_leaving();
+  if (harmless || message.generation() == generation()) return absl::OkStatus();
+  return absl::AbortedError(absl::StrCat("a message of generation ", message.generation(),
+                                         "; the current one is ", generation()));
 }
 
 absl::Status Run::Handle(const Session& session, const WorkerMessage& message) {
   RM_RETURN_IF_ERROR(CheckEnvelope(message));
   membership_.Heard(now_, session.member);
+  const bool current = message.generation() == generation();
   switch (message.kind_case()) {
     case WorkerMessage::kHeartbeat:
+      if (current && membership_.RankOf(session.member)) HandleHeartbeat(message.heartbeat());
       return absl::OkStatus();
     case WorkerMessage::kRecords:
       return HandleRecords(session, message.records());
     case WorkerMessage::kFinished:
       membership_.Finished(session.member, message.finished().state_digest());
+      return absl::OkStatus();
+    case WorkerMessage::kStanding:
+      // Sent before an assignment that it crossed: the process will do as that says.
+      if (membership_.RankOf(session.member) && !current) return absl::OkStatus();
+      RM_RETURN_IF_ERROR(
+          FromProto(state_.ledger().timeline(), message.standing().position()).status());
+      membership_.Stands(now_, session.member, message.standing());
+      return absl::OkStatus();
+    case WorkerMessage::kLeaving:
+      spdlog::info("{} leaves: {}", membership_.Describe(session.member),
+                   message.leaving().reason());
+      membership_.Leaves(now_, session.member);
       return absl::OkStatus();
     case WorkerMessage::kFailure:
       spdlog::debug("{} failed: {}", membership_.Describe(session.member),
@@ -146,43 +219,86 @@ absl::Status Run::HandleRecords(const Session& session, const StepRecords& recor
   if (membership_.RankOf(session.member) != 0u) {
     return absl::InvalidArgumentError("records come from rank 0 only");
   }
-  for (const GlobalRecord& record : records.records()) {
-    if (const absl::Status status = audit_.Add(record); !status.ok()) {
-      End(RunOutcome::kFailed, 1,
-          absl::StrCat("the audit failed: ", std::string(status.message())));
-      return absl::OkStatus();
+  JournalEntry entry;
+  for (GlobalRecord record : records.records()) {
+    // What the workers measured leaves out what was lost between generations.
+    if (record.epoch_seconds() > 0 && epoch_began_in_ != generation()) {
+      record.set_epoch_seconds(absl::ToDoubleSeconds(now_ - epoch_began_));
     }
-    report_.history.Add(record);
-    report_.samples_committed = audit_.samples_committed();
-    if (outputs_ != nullptr) outputs_->Record(record, now_);
+    const absl::StatusOr<bool> is_new = state_.Take(record);
+    if (!is_new.ok()) {
+      End(RunOutcome::kFailed, 1,
+          absl::StrCat("the audit failed: ", std::string(is_new.status().message())));
+      break;
+    }
+    if (!*is_new) continue;
+    OnRecord(record);
+    *entry.mutable_records()->add_records() = std::move(record);
   }
-  CoordinatorMessage answer;
-  answer.mutable_ack()->set_records_received(audit_.records());
-  Send(session.peer, std::move(answer));
+  // It is applied already, record by record.
+  if (entry.records().records_size() > 0) journal_->Append(entry.SerializeAsString());
+  if (waiting_ == nullptr || ending_) return absl::OkStatus();
+  const auto position = FromProto(state_.ledger().timeline(), waiting_->position);
+  if (position.ok() && *position <= state_.ledger().size()) {
+    AcceptState(std::exchange(waiting_, nullptr), *position);
+  }
   return absl::OkStatus();
+}
+
+void Run::OnRecord(const GlobalRecord& record) {
+  const Ledger& ledger = state_.ledger();
+  if (!record.evaluation()) {
+    float slowest_us = 0;
+    for (int rank = 0; rank < record.compute_us_size(); ++rank) {
+      slowest_us = std::max(slowest_us, record.compute_us(rank) + record.all_reduce_us(rank));
+    }
+    if (++steps_in_generation_ > kWarmUpSteps && slowest_us > 0) {
+      step_clock_.Add(absl::Microseconds(slowest_us));
+    }
+  } else {
+    epoch_began_ = now_;
+    epoch_began_in_ = generation();
+  }
+  report_.history.Add(record);
+  if (outputs_ != nullptr) outputs_->Record(record, now_);
+  if (broken_at_ && ledger.size() > state_.generation().position()) {
+    JournalEntry entry;
+    entry.mutable_recovered()->set_seconds(absl::ToDoubleSeconds(now_ - *broken_at_));
+    Record(std::move(entry));
+    broken_at_.reset();
+  }
+  NoteProgress(ledger.size());
+}
+
+void Run::HandleHeartbeat(const Heartbeat& heartbeat) {
+  const auto position = FromProto(state_.ledger().timeline(), heartbeat.position());
+  if (position.ok()) NoteProgress(*position);
+}
+
+void Run::NoteProgress(uint64_t position) {
+  if (position <= seen_position_) return;
+  seen_position_ = position;
+  membership_.Progressed(now_, HangLimit());
+}
+
+// Twenty times what a step usually takes. An evaluation counts as the steps that its samples would
+// make.
+absl::Duration Run::HangLimit() const {
+  const Ledger& ledger = state_.ledger();
+  const bool evaluates =
+      seen_position_ < ledger.timeline().end() && ledger.timeline().At(seen_position_).evaluation;
+  const double steps = evaluates ? 1.0 + static_cast<double>(state_.config().num_test_samples()) /
+                                             state_.config().global_batch()
+                                 : 1.0;
+  return 20 * steps * step_clock_.P99();
 }
 
 void Run::HandleClosed(const PeerPtr& peer) {
   const auto found = sessions_.find(peer.get());
   if (found == sessions_.end()) return;
-  membership_.Lost(found->second.member, "was lost: its stream broke without a word");
+  const MemberId member = found->second.member;
   sessions_.erase(found);
-}
-
-absl::Status Run::HandleState(const StoredStatePtr& state) {
-  RM_RETURN_IF_ERROR(CheckGeneration(options_.run_id, state->generation));
-  if (ending_) return absl::FailedPreconditionError("the run is over");
-  const Position due = audit_.position();
-  const Position& got = state->position;
-  if (got.epoch() == 0 || got.epoch() != due.epoch() || got.step() != 0 || due.step() != 0 ||
-      got.phase() != due.phase()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a state of epoch ", got.epoch(), ", step ", got.step(),
-                     " came while the records are at epoch ", due.epoch(), ", step ", due.step()));
-  }
-  states_.Put(state);
-  if (outputs_ != nullptr) outputs_->Weights(got.epoch() - 1, state->state, now_);
-  return absl::OkStatus();
+  membership_.Disconnected(now_, member, "was lost: its stream broke without a word");
 }
 
 void Run::Refuse(const PeerPtr& peer, const std::string& who, const absl::Status& status) {
@@ -192,93 +308,224 @@ void Run::Refuse(const PeerPtr& peer, const std::string& who, const absl::Status
   peer->Close(status);
 }
 
+// ---------------------------------------------------------------- states
+
+absl::Status Run::HandleState(const StoredStatePtr& state) {
+  RM_RETURN_IF_ERROR(CheckGeneration(run_id_, state->generation));
+  if (ending_) return absl::FailedPreconditionError("the run is over");
+  RM_ASSIGN_OR_RETURN(const uint64_t position,
+                      FromProto(state_.ledger().timeline(), state->position));
+  states_.Put(state);
+  keys_.Set(state->generation, StateKey(state->digest), "").IgnoreError();
+  if (position > state_.ledger().size()) {
+    waiting_ = state;  // the records come by another stream, and may come later
+  } else {
+    AcceptState(state, position);
+  }
+  return absl::OkStatus();
+}
+
+void Run::AcceptState(const StoredStatePtr& state, uint64_t position) {
+  const Ledger& ledger = state_.ledger();
+  stored_ = state;
+  if (outputs_ != nullptr && position > ledger.base() &&
+      ledger.timeline().At(position - 1).evaluation) {
+    outputs_->Weights(ledger.timeline().At(position - 1).epoch, state->state, now_);
+  }
+  const bool is_final = position == ledger.timeline().end();
+  if (is_final) membership_.FinalStateSafe(state->digest);
+  if (writer_ == nullptr) return;
+  writer_->Write(state, is_final, [this, state](absl::StatusOr<std::string> file) {
+    mailbox_.Post([this, state, file = std::move(file)] { HandleVerified(state, file); });
+  });
+}
+
+void Run::HandleVerified(const StoredStatePtr& state, const absl::StatusOr<std::string>& file) {
+  const auto position = FromProto(state_.ledger().timeline(), state->position);
+  if (!file.ok()) {
+    if (!absl::IsCancelled(file.status())) {
+      spdlog::error("no checkpoint at {}, training goes on: {}",
+                    DescribePosition(state_.ledger().timeline(), *position),
+                    std::string(file.status().message()));
+    }
+    return;
+  }
+  if (!state_.ledger().lineage().Contains(state->generation, *position))
+    return;  // of a lost lineage
+  spdlog::debug("checkpoint {}", *file);
+  verified_ = std::max(verified_, *position);
+  JournalEntry entry;
+  StateVerified* verified = entry.mutable_verified();
+  verified->set_generation(state->generation);
+  verified->set_position(*position);
+  verified->set_digest(state->digest);
+  verified->set_file(*file);
+  Record(std::move(entry));
+}
+
 // ---------------------------------------------------------------- what is decided
 
 void Run::Decide() {
-  const Membership::Phase before = membership_.phase();
-  const Membership::Phase phase = membership_.Decide(now_);
-  if (phase == Membership::Phase::kWaiting) CloseLost();
-  if (phase == Membership::Phase::kFailed) {
+  const Membership::Decision decision = membership_.Decide(now_);
+  if (decision.broken) OnBroken(*decision.broken);
+  if (decision.abort) {
+    CoordinatorMessage message;
+    message.mutable_abort()->set_reason(membership_.reason());
+    SendToMembers(message);
+  }
+  CloseGone();
+  if (membership_.phase() == Membership::Phase::kFailed) {
+    return End(RunOutcome::kFailed, 1, membership_.reason());
+  }
+  if (membership_.phase() == Membership::Phase::kFinished) return Conclude();
+  if (const Session* session = decision.regroup ? SessionOf(*decision.regroup) : nullptr) {
+    CoordinatorMessage message;
+    message.mutable_regroup()->set_reason(interruption_ ? "the run is being interrupted"
+                                                        : "others wait to be taken in");
+    Send(session->peer, std::move(message));
+  }
+  if (interruption_) return DecideInterruption();
+  if (decision.can_form) FormGeneration();
+  if (membership_.phase() == Membership::Phase::kFailed) {
     return End(RunOutcome::kFailed, 1, membership_.reason());
   }
   if (membership_.reason() != std::exchange(logged_reason_, membership_.reason())) {
     spdlog::info("{}", membership_.reason());
   }
-  if (before == Membership::Phase::kWaiting && phase == Membership::Phase::kTraining) {
-    StartGeneration();
-  }
-  if (phase == Membership::Phase::kFinished) Conclude();
 }
 
-// Membership has dropped who fell silent while waiting.
-void Run::CloseLost() {
+void Run::OnBroken(const Membership::Broken& broken) {
+  if (!broken_at_) broken_at_ = broken.noticed;
+  spdlog::warn("generation {}: {}", generation(), broken.reason);
+  JournalEntry entry;
+  GenerationBroken* told = entry.mutable_broken();
+  told->set_generation(generation());
+  told->set_reason(broken.reason);
+  told->set_progressed(broken.progressed);
+  Record(std::move(entry));
+}
+
+// Whoever the run has gone on without is told so, and may join anew.
+void Run::CloseGone() {
   for (auto at = sessions_.begin(); at != sessions_.end();) {
-    if (membership_.Contains(at->second.member)) {
+    const MemberId member = at->second.member;
+    if (membership_.Contains(member)) {
       ++at;
       continue;
     }
-    at->second.peer->Close(absl::UnavailableError("no heartbeat came: join again"));
+    at->second.peer->Close(
+        absl::AbortedError(absl::StrCat("put out: ", membership_.WhyGone(member))));
     at = sessions_.erase(at);
   }
 }
 
-void Run::StartGeneration() {
+absl::StatusOr<RecoveryPlan> Run::Plan(const std::vector<MemberId>& candidates) const {
+  const Timeline& timeline = state_.ledger().timeline();
+  std::vector<std::pair<MemberId, std::optional<StateOffer>>> members;
+  for (const MemberId id : candidates) {
+    const std::optional<Standing>& standing = membership_.standing(id);
+    std::optional<StateOffer> offer;
+    if (standing && standing->generation() > 0) {
+      RM_ASSIGN_OR_RETURN(const uint64_t position, FromProto(timeline, standing->position()));
+      offer = StateOffer{standing->generation(), position,
+                         std::min(position, standing->records_from()), standing->state_digest()};
+    }
+    members.push_back({id, std::move(offer)});
+  }
+  std::optional<StateOffer> stored;
+  if (stored_ != nullptr) {
+    RM_ASSIGN_OR_RETURN(const uint64_t position, FromProto(timeline, stored_->position));
+    stored = StateOffer{stored_->generation, position, position, stored_->digest};
+  }
+  return PlanRecovery(state_.ledger(), members, stored);
+}
+
+void Run::FormGeneration() {
+  const absl::StatusOr<RecoveryPlan> plan = Plan(membership_.Candidates());
+  if (!plan.ok()) return membership_.Fail(std::string(plan.status().message()));
+  membership_.Form(now_, plan->holder);
+  JournalEntry entry;
+  GenerationFormed* formed = entry.mutable_formed();
+  formed->set_generation(generation());
+  formed->set_position(plan->position);
+  for (const MemberId id : membership_.ranks()) *formed->add_members() = membership_.hello(id);
+  const uint64_t redone = state_.ledger().redone();
+  Record(std::move(entry));
+  if (state_.ledger().redone() != redone && outputs_ != nullptr) {
+    outputs_->Rewind(state_.ledger().History(), now_);
+  }
+  if (generation() > 1) {
+    spdlog::info("generation {} goes on at {}, {}", generation(),
+                 DescribePosition(state_.ledger().timeline(), plan->position), plan->reason);
+  }
+  seen_position_ = plan->position;
+  steps_in_generation_ = 0;
+  waiting_.reset();
+  if (plan->position == 0) {
+    epoch_began_ = now_;
+    epoch_began_in_ = generation();
+  }
+  keys_.Begin(generation());
+  if (states_.Find(plan->digest) != nullptr) {
+    keys_.Set(generation(), StateKey(plan->digest), "").IgnoreError();
+  }
+  Assign(*plan);
+}
+
+void Run::Assign(const RecoveryPlan& plan) {
   const std::vector<MemberId>& ranks = membership_.ranks();
   Assignment assignment;
   assignment.set_world_size(static_cast<uint32_t>(ranks.size()));
-  *assignment.mutable_position() = audit_.position();
+  *assignment.mutable_position() = ToProto(state_.ledger().timeline(), plan.position);
+  assignment.set_state_digest(plan.digest);
+  assignment.set_records_received(state_.ledger().size());
   assignment.set_device(membership_.hello(ranks.front()).device());
   assignment.set_communicator_timeout_ms(
       static_cast<uint32_t>(absl::ToInt64Milliseconds(options_.communicator_timeout)));
-  report_.members.clear();
-  for (const MemberId id : ranks) {
-    const Hello& hello = membership_.hello(id);
-    Member member;
-    member.set_incarnation(hello.incarnation());
-    member.set_host(hello.host());
-    member.set_pid(hello.pid());
-    member.set_device_description(hello.device_description());
-    *assignment.add_members() = member;
-    report_.members.push_back(std::move(member));
-  }
-  report_.world_size = assignment.world_size();
-  report_.generations = membership_.generation();
-  report_.device = assignment.device();
-  audit_.SetWorldSize(assignment.world_size());
-  keys_.Begin(membership_.generation());
-  Publish();  // before anybody can ask with the new number
-  for (const auto& [key, session] : sessions_) {
-    const auto rank = membership_.RankOf(session.member);
-    if (!rank) continue;
-    assignment.set_rank(*rank);
+  FillReport(state_, &report_);
+  for (const Member& member : report_.members) *assignment.add_members() = member;
+  const bool hand_in = plan.holder && plan.must_serve && states_.Find(plan.digest) == nullptr;
+  for (uint32_t rank = 0; rank < ranks.size(); ++rank) {
+    const Session* session = SessionOf(ranks[rank]);
+    if (session == nullptr) continue;  // gone in this very turn: its loss comes next
+    assignment.set_rank(rank);
+    assignment.set_hand_in_state(hand_in && rank == 0);
     CoordinatorMessage message;
     *message.mutable_assignment() = assignment;
-    Send(session.peer, std::move(message));
+    Send(session->peer, std::move(message));
   }
 }
 
-absl::Status Run::CheckResult() const {
-  if (!audit_.complete()) {
-    return absl::DataLossError(absl::StrCat("all workers finished, but only ", audit_.records(),
-                                            " records came, and ", audit_.samples_committed(),
-                                            " of ", audit_.samples_expected(), " samples"));
-  }
-  const StoredStatePtr state = states_.newest();
-  if (state == nullptr || state->position.phase() != Position::DONE) {
-    return absl::DataLossError("all workers finished, but the final state did not come");
-  }
-  if (state->digest != membership_.state_digest()) {
-    return absl::DataLossError(absl::StrCat("the workers finished with state ",
-                                            membership_.state_digest(), ", but handed in ",
-                                            state->digest));
-  }
-  return absl::OkStatus();
+// Once all have stopped and what they hold is on the disk, or time is up.
+void Run::DecideInterruption() {
+  const bool idle = membership_.phase() == Membership::Phase::kGathering && membership_.AllStand();
+  if (!(idle && InterruptionIsSafe()) && now_ < interruption_->deadline) return;
+  const Ledger& ledger = state_.ledger();
+  End(RunOutcome::kInterrupted, ExitCodeForSignal(interruption_->signal),
+      absl::StrCat("the run was stopped by ", SignalName(interruption_->signal), " at ",
+                   DescribePosition(ledger.timeline(), ledger.size()), "; it can be gone on with ",
+                   verified_ > 0
+                       ? absl::StrCat("from ", DescribePosition(ledger.timeline(), verified_))
+                       : "from the beginning"));
+}
+
+// Whether the furthest state that a member holds is on the disk.
+bool Run::InterruptionIsSafe() const {
+  const auto plan = Plan(membership_.Candidates());
+  return !plan.ok() || plan->position <= verified_ || writer_ == nullptr;
 }
 
 void Run::Conclude() {
-  absl::Status status = CheckResult();
+  const Ledger::Result audit = state_.ledger().Audit();
+  report_.lost_samples = audit.lost;
+  report_.doubled_samples = audit.doubled;
+  absl::Status status = audit.status;
+  const StoredStatePtr final_state = states_.Find(membership_.state_digest());
+  if (status.ok() && final_state == nullptr) {
+    status = absl::DataLossError("all workers finished, but the final state did not come");
+  }
   if (status.ok()) {
-    const std::vector<float>& parameters = states_.newest()->state.parameters;
+    const std::vector<float>& parameters = final_state->state.parameters;
     report_.weights_sha256 = WeightsSha256(parameters);
     if (outputs_ != nullptr) status = outputs_->SaveFinalWeights(parameters);
   }
@@ -289,50 +536,129 @@ void Run::Conclude() {
 void Run::End(RunOutcome outcome, int exit_code, const std::string& reason) {
   if (outcome == RunOutcome::kFailed) spdlog::error("the run failed: {}", reason);
   if (outcome == RunOutcome::kInterrupted) spdlog::warn("{}", reason);
+  JournalEntry entry;
+  RunEnded* ended = entry.mutable_ended();
+  ended->set_outcome(outcome == RunOutcome::kSuccess       ? RunEnded::SUCCESS
+                     : outcome == RunOutcome::kInterrupted ? RunEnded::INTERRUPTED
+                                                           : RunEnded::FAILED);
+  ended->set_reason(reason);
+  ended->set_weights_sha256(report_.weights_sha256);
+  ended->set_unix_us(absl::ToUnixMicros(now_));
+  Record(std::move(entry));
   report_.outcome = outcome;
   report_.reason = reason;
   report_.ended = now_;
-  CoordinatorMessage message;
+  FillReport(state_, &report_);
+  Ending ending{exit_code, now_ + options_.farewell, {}};
+  CoordinatorMessage& message = ending.message;
   message.mutable_end()->set_exit_code(exit_code == 0 ? 0 : 1);
   message.mutable_end()->set_reason(outcome == RunOutcome::kSuccess ? "training is done" : reason);
   if (exit_code != 0) {  // the workers need not wait for our disk
-    for (const auto& [key, session] : sessions_) Send(session.peer, message);
+    Commit();
+    SendToMembers(message);
+    FlushOutbox();
   }
   if (outputs_ != nullptr) {
     if (const absl::Status status = outputs_->Finish(report_); !status.ok()) {
       spdlog::error("{}", std::string(status.message()));
-      if (exit_code == 0) exit_code = 1;
+      if (exit_code == 0) ending.exit_code = 1;
     }
   }
-  if (outcome == RunOutcome::kSuccess) {
-    for (const auto& [key, session] : sessions_) Send(session.peer, message);
-  }
+  if (outcome == RunOutcome::kSuccess) SendToMembers(message);
   keys_.Begin(0);
-  ending_ = Ending{exit_code, now_ + options_.farewell};
+  ending_ = std::move(ending);
+}
+
+// ---------------------------------------------------------------- what is kept
+
+void Run::Record(JournalEntry entry) {
+  if (const absl::Status status = state_.Apply(entry); !status.ok()) {
+    spdlog::critical("a decision that does not fit the run: {}", std::string(status.message()));
+    std::abort();
+  }
+  journal_->Append(entry.SerializeAsString());
+}
+
+bool Run::Commit() {
+  absl::Status status = journal_->Commit();
+  if (status.ok() && journal_->size() > kJournalRotationBytes) {
+    // What the logs have not written yet must not be forgotten with the former entries.
+    if (outputs_ != nullptr) status = outputs_->Flush();
+    if (status.ok()) status = journal_->Rotate(state_.Snapshot().SerializeAsString());
+  }
+  if (!status.ok() && !journal_fails_) {
+    spdlog::error(
+        "the journal cannot be written, training goes on: {}. Until it can, a coordinator that "
+        "dies "
+        "loses what the workers do not have any more",
+        std::string(status.message()));
+  }
+  if (status.ok() && journal_fails_) spdlog::info("the journal can be written again");
+  journal_fails_ = !status.ok();
+  return status.ok();
+}
+
+void Run::SendAcks() {
+  const uint64_t size = state_.ledger().size();
+  const std::vector<MemberId>& ranks = membership_.ranks();
+  const bool everybody = size != told_everybody_ && now_ - told_everybody_at_ >= kAckInterval;
+  if (ranks.empty() || (size == told_sender_ && !everybody)) return;
+  CoordinatorMessage message;
+  message.mutable_ack()->set_records_received(size);
+  for (const MemberId id : ranks) {
+    const Session* session = SessionOf(id);
+    if (session != nullptr) Send(session->peer, message);
+    if (!everybody) break;
+  }
+  FlushOutbox();
+  told_sender_ = size;
+  if (!everybody) return;
+  told_everybody_ = size;
+  told_everybody_at_ = now_;
 }
 
 // ---------------------------------------------------------------- what others may know
 
 void Run::Send(const PeerPtr& peer, CoordinatorMessage message) {
-  message.set_run_id(options_.run_id);
-  message.set_generation(membership_.generation());
-  peer->Send(std::move(message));
+  message.set_run_id(run_id_);
+  message.set_generation(generation());
+  outbox_.emplace_back(peer, std::move(message));
+}
+
+void Run::SendToMembers(const CoordinatorMessage& message) {
+  for (const auto& [key, session] : sessions_) Send(session.peer, message);
+}
+
+void Run::FlushOutbox() {
+  for (auto& [peer, message] : outbox_) peer->Send(std::move(message));
+  outbox_.clear();
+}
+
+const Run::Session* Run::SessionOf(MemberId member) const {
+  for (const auto& [key, session] : sessions_) {
+    if (session.member == member) return &session;
+  }
+  return nullptr;
 }
 
 void Run::Publish() {
+  const Ledger& ledger = state_.ledger();
   RunStatus status;
-  status.set_run_id(options_.run_id);
+  status.set_run_id(run_id_);
   status.set_run_dir(report_.run_dir);
-  status.set_phase(!ending_                                  ? StatusPhase(membership_.phase())
+  const bool training = membership_.phase() == Membership::Phase::kTraining;
+  status.set_phase(!ending_                                  ? (training            ? RunStatus::TRAINING
+                                                                : generation() == 0 ? RunStatus::WAITING
+                                                                                    : RunStatus::RECOVERING)
                    : report_.outcome == RunOutcome::kSuccess ? RunStatus::FINISHED
                                                              : RunStatus::FAILED);
   status.set_reason(ending_ ? report_.reason : membership_.reason());
-  status.set_generation(membership_.generation());
-  *status.mutable_position() = audit_.position();
-  *status.mutable_config() = options_.config;
+  status.set_generation(generation());
+  *status.mutable_position() = ToProto(ledger.timeline(), ledger.size());
+  *status.mutable_config() = state_.config();
   for (const Member& member : report_.members) *status.add_members() = member;
-  status.set_samples_committed(audit_.samples_committed());
-  status.set_samples_expected(audit_.samples_expected());
+  status.set_samples_committed(ledger.samples());
+  status.set_samples_expected(ledger.samples_expected());
   if (!report_.history.epochs().empty()) {
     status.set_train_loss(report_.history.epochs().back().loss);
     status.set_train_accuracy(report_.history.epochs().back().accuracy);
@@ -341,8 +667,18 @@ void Run::Publish() {
     status.set_test_loss(tested->val_loss);
     status.set_test_accuracy(tested->val_accuracy);
   }
+  status.set_failures_survived(state_.failures());
+  status.set_coordinator_incarnation(options_.incarnation);
+  status.set_coordinator_pid(getpid());
+  status.set_coordinator_host(HostName());
   MutexLock lock(&mutex_);
   published_ = std::move(status);
+  lineage_ = ledger.lineage();
+}
+
+bool Run::OnLineage(uint64_t generation, uint64_t position) const {
+  MutexLock lock(&mutex_);
+  return lineage_.Contains(generation, position);
 }
 
 RunStatus Run::status() const {
@@ -351,9 +687,8 @@ RunStatus Run::status() const {
 }
 
 absl::Status Run::CheckRun(const std::string& run_id) const {
-  if (run_id.empty() || run_id == options_.run_id) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("this is run ", options_.run_id, ", not ", run_id));
+  if (run_id.empty() || run_id == run_id_) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("this is run ", run_id_, ", not ", run_id));
 }
 
 absl::Status Run::CheckGeneration(const std::string& run_id, uint64_t generation) const {

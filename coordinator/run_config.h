@@ -4,6 +4,7 @@
 #pragma once
 
 #include "absl/status/statusor.h"
+#include "common/checkpoint.h"
 #include "common/dataset.h"
 #include "common/model.h"
 #include "common/settings.h"
@@ -17,5 +18,8 @@ absl::StatusOr<TrainingConfig> MakeTrainingConfig(const Settings& settings, cons
                                                   const std::string& data_digest);
 
 ModelSpec ModelOf(const TrainingConfig& config);
+
+// The same as checkpoints have it.
+TrainingRecipe RecipeOf(const TrainingConfig& config);
 
 }  // namespace ringmaster

@@ -19,11 +19,18 @@ constexpr char kRuns[] = "runs";
 // Runs of one name that begin in the same second.
 constexpr int kMostTwins = 1000;
 
-absl::Status CheckRunDirectory(const std::string& run_dir) {
+absl::Status CheckRunDirectory(const std::string& run_dir, const std::string& resume) {
   std::error_code error;
   if (!fs::exists(run_dir, error)) return absl::OkStatus();
   if (fs::is_directory(run_dir, error) && fs::is_empty(run_dir, error) && !error) {
     return absl::OkStatus();
+  }
+  if (fs::is_directory(run_dir + "/journal", error)) {
+    if (resume == "auto") return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--run-dir ", run_dir, " holds a run, and --resume ", resume,
+        " asks for a new one; nothing was written. Choose another directory, or --resume auto to "
+        "go on with that run"));
   }
   return absl::InvalidArgumentError(absl::StrCat(
       "--run-dir ", run_dir,
@@ -81,14 +88,16 @@ absl::StatusOr<std::string> MakeDefaultDirectory(const std::string& name, absl::
 }  // namespace
 
 absl::Status CheckOutputs(const Settings& settings) {
-  if (!settings.run_dir.empty()) RM_RETURN_IF_ERROR(CheckRunDirectory(settings.run_dir));
+  if (!settings.run_dir.empty()) {
+    RM_RETURN_IF_ERROR(CheckRunDirectory(settings.run_dir, settings.resume));
+  }
   if (!settings.report.empty()) RM_RETURN_IF_ERROR(CheckReport(settings.report));
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::string> MakeRunDirectory(const Settings& settings, absl::Time now) {
   if (settings.run_dir.empty()) return MakeDefaultDirectory(settings.name, now);
-  RM_RETURN_IF_ERROR(CheckRunDirectory(settings.run_dir));
+  RM_RETURN_IF_ERROR(CheckRunDirectory(settings.run_dir, settings.resume));
   std::error_code error;
   fs::create_directories(settings.run_dir, error);
   if (error) return FileError(error, absl::StrCat("cannot make the directory ", settings.run_dir));

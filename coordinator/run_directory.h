@@ -13,12 +13,12 @@
 
 namespace ringmaster {
 
-// Whether a run may write to `settings.run_dir` (new, or an empty directory) and to
-// `settings.report`. INVALID_ARGUMENT: not, and why.
+// Whether a run may write to `settings.run_dir` (new, an empty directory, or that of a run to go on
+// with) and to `settings.report`. INVALID_ARGUMENT: not, and why.
 absl::Status CheckOutputs(const Settings& settings);
 
-// Makes the run's directory and returns its path: `settings.run_dir`, or a new
-// runs/<UTC time>-<name> with runs/latest pointing at it. INVALID_ARGUMENT: it is in use; other
+// Makes the run's directory, where it is not there, and returns its path: `settings.run_dir`, or a
+// new runs/<UTC time>-<name> with runs/latest pointing at it. INVALID_ARGUMENT: it is in use; other
 // codes: the file system refuses.
 absl::StatusOr<std::string> MakeRunDirectory(const Settings& settings, absl::Time now);
 

@@ -25,6 +25,20 @@ void RunOutputs::Record(const GlobalRecord& record, absl::Time now) {
   progress_.Record(record, now);
 }
 
+void RunOutputs::Replay(const GlobalRecord& record, absl::Time now) {
+  Complain(logger_->Record(record, now));
+  options_.history.Add(record);
+  progress_.Rewind(options_.history, now);
+}
+
+void RunOutputs::Rewind(const RunHistory& history, absl::Time now) {
+  options_.history = history;
+  logger_->Rewind(history);
+  progress_.Rewind(history, now);
+}
+
+absl::Status RunOutputs::Flush() { return logger_->Flush(); }
+
 void RunOutputs::Weights(uint32_t epoch, const TrainState& state, absl::Time now) {
   Complain(logger_->Weights(epoch, options_.model, state, now));
 }

@@ -25,8 +25,11 @@ namespace ringmaster {
 class RunOutputs {
  public:
   struct Options {
-    std::string run_dir;  // exists, and is empty
-    std::string report;   // a second place for report.json; empty: none
+    std::string run_dir;  // exists
+    // What another coordinator of this run has logged and shown by now; empty for a new run.
+    RunHistory history;
+    bool resumed = false;
+    std::string report;  // a second place for report.json; empty: none
     TrainingConfig config;
     ModelSpec model;
     ProgressOptions progress;
@@ -40,6 +43,13 @@ class RunOutputs {
 
   // The next record, in the order of training.
   void Record(const GlobalRecord& record, absl::Time now);
+  // A record that the coordinator before this one took: logged if that had no time to, not shown.
+  void Replay(const GlobalRecord& record, absl::Time now);
+  // Training goes on from an earlier record: `history` is what is left. Records that come again are
+  // not logged again.
+  void Rewind(const RunHistory& history, absl::Time now);
+  // Writes out what has been logged. Codes: those of the failed system call.
+  absl::Status Flush();
   // The state after `epoch`.
   void Weights(uint32_t epoch, const TrainState& state, absl::Time now);
   // Codes: those of SaveWeights of common/weights.h.
@@ -52,7 +62,7 @@ class RunOutputs {
   RunOutputs(Options options, std::unique_ptr<RunLogger> logger);
   void Complain(const absl::Status& status);
 
-  const Options options_;
+  Options options_;
   std::unique_ptr<RunLogger> logger_;
   Progress progress_;
   bool complained_ = false;

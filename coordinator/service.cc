@@ -1,6 +1,7 @@
 #include "coordinator/service.h"
 
 #include <atomic>
+#include <optional>
 #include <utility>
 
 #include "common/grpc_status.h"
@@ -39,6 +40,48 @@ class WriteError final : public grpc::ServerWriteReactor<Chunk> {
  public:
   explicit WriteError(const absl::Status& status) { this->Finish(ToGrpc(status)); }
   void OnDone() override { delete this; }
+};
+
+// Waits for a state, then streams it. Deletes itself.
+class StateSender final : public grpc::ServerWriteReactor<StateChunk> {
+ public:
+  StateSender(Run* run, const GetStateRequest& request) : run_(run), digest_(request.digest()) {
+    ticket_ = run_->keys().Get(request.generation(), Run::StateKey(digest_),
+                               [this](const absl::StatusOr<std::string>& come) {
+                                 come.ok() ? Begin() : Finish(ToGrpc(come.status()));
+                               });
+  }
+
+  void OnWriteDone(bool ok) override {
+    if (ok) return WriteNext();
+    Finish(grpc::Status(grpc::StatusCode::CANCELLED, "the receiver has gone"));
+  }
+  // Comes after the constructor: gRPC does not know this object before.
+  void OnCancel() override { run_->keys().Cancel(ticket_); }
+  void OnDone() override { delete this; }
+
+ private:
+  void Begin() {
+    StoredStatePtr state = run_->states().Find(digest_);
+    if (state == nullptr) {
+      Finish(
+          grpc::Status(grpc::StatusCode::NOT_FOUND, "the state has been replaced by newer ones"));
+      return;
+    }
+    chunker_.emplace(run_->run_id(), std::move(state));
+    WriteNext();
+  }
+
+  void WriteNext() {
+    if (chunker_->Next(&chunk_)) return StartWrite(&chunk_);
+    Finish(grpc::Status::OK);
+  }
+
+  Run* const run_;
+  const std::string digest_;
+  KeyValueTable::Ticket ticket_ = 0;
+  std::optional<StateChunker> chunker_;
+  StateChunk chunk_;
 };
 
 // Puts a state together and hands it to the run. Keeps itself alive until gRPC is through with it;
@@ -134,7 +177,7 @@ grpc::ServerWriteReactor<DatasetChunk>* TrainingService::GetDataset(
   const absl::Status status = run_->CheckRun(request->run_id());
   if (!status.ok()) return new WriteError<DatasetChunk>(status);
   return new ChunkWriter<DatasetChunk, DatasetChunker>(DatasetChunker(
-      run_->run_id(), run_->options().config.data_digest(), request->have_digest(), files_));
+      run_->run_id(), run_->options().membership.data_digest, request->have_digest(), files_));
 }
 
 grpc::ServerReadReactor<StateChunk>* TrainingService::PutState(
@@ -144,13 +187,9 @@ grpc::ServerReadReactor<StateChunk>* TrainingService::PutState(
 
 grpc::ServerWriteReactor<StateChunk>* TrainingService::GetState(
     grpc::CallbackServerContext* /*context*/, const GetStateRequest* request) {
-  absl::Status status = run_->CheckGeneration(request->run_id(), request->generation());
-  const StoredStatePtr state = run_->states().newest();
-  if (status.ok() && state == nullptr) {
-    status = absl::NotFoundError("the coordinator holds no state yet");
-  }
+  const absl::Status status = run_->CheckGeneration(request->run_id(), request->generation());
   if (!status.ok()) return new WriteError<StateChunk>(status);
-  return new ChunkWriter<StateChunk, StateChunker>(StateChunker(run_->run_id(), state));
+  return new StateSender(run_, *request);
 }
 
 grpc::ServerUnaryReactor* TrainingService::GetStatus(grpc::CallbackServerContext* context,

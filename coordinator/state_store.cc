@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <tuple>
 
 #include "absl/strings/str_cat.h"
 
@@ -19,10 +18,6 @@ std::vector<float> TakeFloats(const std::string& bytes, size_t part, size_t coun
   std::vector<float> values(count);
   std::memcpy(values.data(), bytes.data() + part * count * sizeof(float), count * sizeof(float));
   return values;
-}
-
-std::tuple<uint32_t, int, uint32_t> Order(const Position& position) {
-  return {position.epoch(), position.phase(), position.step()};
 }
 
 }  // namespace
@@ -89,8 +84,16 @@ bool StateChunker::Next(StateChunk* chunk) {
 
 void StateStore::Put(StoredStatePtr stored) {
   MutexLock lock(&mutex_);
-  if (newest_ != nullptr && Order(stored->position) < Order(newest_->position)) return;
+  if (newest_ != nullptr && newest_->digest != stored->digest) before_ = std::move(newest_);
   newest_ = std::move(stored);
+}
+
+StoredStatePtr StateStore::Find(const std::string& digest) const {
+  MutexLock lock(&mutex_);
+  for (const StoredStatePtr& state : {newest_, before_}) {
+    if (state != nullptr && state->digest == digest) return state;
+  }
+  return nullptr;
 }
 
 StoredStatePtr StateStore::newest() const {

@@ -58,17 +58,19 @@ class StateChunker {
   size_t sent_ = 0;  // bytes
 };
 
-// The newest state.
+// The states that can be served: the last two that came.
 class StateStore {
  public:
-  // Keeps `stored` unless a state of a later position is there already.
   void Put(StoredStatePtr stored);
-  // Null before the first.
+  // The one with this digest; null if it is not here.
+  StoredStatePtr Find(const std::string& digest) const;
+  // The one that came last; null before the first.
   StoredStatePtr newest() const;
 
  private:
   mutable Mutex mutex_;
   StoredStatePtr newest_ ABSL_GUARDED_BY(mutex_);
+  StoredStatePtr before_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace ringmaster

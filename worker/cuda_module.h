@@ -37,7 +37,7 @@ struct NcclOptions {
   Interrupt* interrupt = nullptr;
 };
 
-inline constexpr int kCudaModuleAbi = 1;
+inline constexpr int kCudaModuleAbi = 2;
 
 struct CudaModule {
   int abi;  // kCudaModuleAbi of the tree it was built from

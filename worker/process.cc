@@ -34,7 +34,7 @@ namespace ringmaster {
 namespace {
 
 // Told to stop: for everything that comes after the last step.
-constexpr absl::Duration kLeaveTime = absl::Milliseconds(700);
+constexpr absl::Duration kHandOverTime = absl::Milliseconds(700);
 constexpr absl::Duration kLeaveDeadline = absl::Seconds(1);
 constexpr absl::Duration kCloseTime = absl::Milliseconds(200);
 
@@ -161,7 +161,7 @@ class RankProcess {
     const TrainingConfig& config = welcome.config();
     RM_RETURN_IF_ERROR(CheckDataset(config, dataset_, data_digest_));
     RM_ASSIGN_OR_RETURN(plan_, PlanFrom(config));
-    RM_RETURN_IF_ERROR(CreateBackend(config));
+    RM_RETURN_IF_ERROR(CreateBackend());
     Reporter::Options options;
     options.link = link_.get();
     options.stub = training_.get();
@@ -179,11 +179,12 @@ class RankProcess {
     return absl::OkStatus();
   }
 
-  absl::Status CreateBackend(const TrainingConfig& config) {
+  absl::Status CreateBackend() {
     BackendOptions options;
     options.model = plan_.model;
     options.optimizer = plan_.optimizer;
-    options.plan = {config.seed(), config.num_train_samples(), config.global_batch()};
+    options.plan = plan_.sampling;
+    options.reproducible = plan_.reproducible;
     RM_ASSIGN_OR_RETURN(auto backend, MakeBackend(device_, options, dataset_));
     const char* fault = std::getenv("RINGMASTER_FAULT");
     RM_ASSIGN_OR_RETURN(backend_, InjectFault(fault == nullptr ? "" : fault, std::move(backend)));
@@ -216,7 +217,8 @@ class RankProcess {
       const std::optional<Assigned> assigned = Stand(last);
       if (!assigned) return Conclude();
       last = RunGeneration(*assigned);
-      if (stop_->signal() != 0) return Leave(WasTold(last) && !absl::IsAborted(last));
+      if (absl::IsCancelled(last)) HandOver(absl::Now() + kHandOverTime);
+      if (stop_->signal() != 0) return Leave();
       if (!last.ok() && !IsForTheCoordinator(last)) return Fail(last);
       if (!WasTold(last)) spdlog::warn("{}", std::string(last.message()));
       if (last.ok() && !Finish()) return Conclude();
@@ -251,6 +253,7 @@ class RankProcess {
       standing->set_generation(held->generation);
       *standing->mutable_position() = ToProto(PositionAt(plan_.timeline(), held->position));
       standing->set_state_digest(StateSha256(*held->state));
+      standing->set_records_from(reporter_->oldest_record());
     }
     if (WasTold(last)) return message;
     standing->set_reason(std::string(last.message()));
@@ -339,20 +342,22 @@ class RankProcess {
     if (generation_ != nullptr) generation_->Leave();
   }
 
-  // In good order: what the others may need goes first.
-  int Leave(bool at_agreed_step) {
-    const absl::Time deadline = absl::Now() + kLeaveTime;
+  // All ranks have stopped at an agreed step: what those to come, or a later run, go on from. As far
+  // as it goes: the others hold the same.
+  void HandOver(absl::Time deadline) {
+    const auto held = held_.Get();
+    if (assigned_.assignment.rank() != 0 || !held) return;
+    if (!reporter_->Flush(link_->state().connection, deadline)) return;
+    PutState(training_.get(), link_->run_id(), assigned_.generation,
+             ToProto(PositionAt(plan_.timeline(), held->position)), *held->state,
+             std::max(deadline - absl::Now(), absl::ZeroDuration()), nullptr)
+        .IgnoreError();
+  }
+
+  // In good order.
+  int Leave() {
     const std::string message = "stopped by " + SignalName(stop_->signal());
     const uint64_t connection = link_->state().connection;
-    if (at_agreed_step && assigned_.assignment.rank() == 0) {
-      reporter_->Flush(connection, deadline);
-      if (const auto held = held_.Get()) {
-        PutState(training_.get(), link_->run_id(), assigned_.generation,
-                 ToProto(PositionAt(plan_.timeline(), held->position)), *held->state,
-                 std::max(deadline - absl::Now(), absl::ZeroDuration()), nullptr)
-            .IgnoreError();
-      }
-    }
     if (reporter_ != nullptr) reporter_->End();
     WorkerMessage leaving;
     leaving.mutable_leaving()->set_reason(message);
@@ -392,7 +397,7 @@ class RankProcess {
       case LinkEnd::Kind::kStopped:
         break;
     }
-    return Leave(/*at_agreed_step=*/false);
+    return Leave();
   }
 
   // The watchdog's thread: the device does not give an aborted step up, so the thread that waits

@@ -162,6 +162,11 @@ bool Reporter::Flush(uint64_t connection, absl::Time deadline) {
   }
 }
 
+uint64_t Reporter::oldest_record() {
+  MutexLock lock(&mutex_);
+  return spool_.begin();
+}
+
 std::string Reporter::SerializedRecords(uint64_t position) {
   MutexLock lock(&mutex_);
   if (position <= spool_.begin()) return "";

@@ -66,6 +66,8 @@ class Reporter : public TrainingObserver {
   StateSender& states() { return states_; }
   // The longest step of this generation so far, evaluations included.
   absl::Duration longest_step() const { return absl::Nanoseconds(longest_step_ns_.load()); }
+  // The oldest record that this process still has, or the index of the next one if it has none.
+  uint64_t oldest_record();
   // The records kept that come before `position`, for a successor.
   std::string SerializedRecords(uint64_t position);
   // The records that a predecessor left: they end before `position`.

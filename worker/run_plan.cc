@@ -32,7 +32,9 @@ absl::StatusOr<RunPlan> PlanFrom(const TrainingConfig& config) {
   RunPlan plan;
   plan.model = ModelSpec{{config.layers().begin(), config.layers().end()}};
   RM_ASSIGN_OR_RETURN(plan.optimizer, OptimizerOf(config));
-  plan.sampling = {config.seed(), config.num_train_samples(), config.global_batch()};
+  plan.sampling = {config.seed(), config.num_train_samples(), config.global_batch(),
+                   SliceGranularity(config.reproducible())};
+  plan.reproducible = config.reproducible();
   plan.epochs = config.epochs();
   plan.num_test_samples = config.num_test_samples();
   return plan;

@@ -22,6 +22,7 @@ struct RunPlan {
   SamplingPlan sampling;
   uint32_t epochs = 0;
   uint32_t num_test_samples = 0;
+  bool reproducible = false;
 
   Timeline timeline() const { return Timeline(sampling, epochs); }
 };

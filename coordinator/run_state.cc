@@ -1,0 +1,137 @@
+#include "coordinator/run_state.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+
+namespace ringmaster {
+
+RunState::RunState(std::string run_id, std::string version, const TrainingConfig& config,
+                   absl::Time started, uint64_t base)
+    : run_id_(std::move(run_id)),
+      version_(std::move(version)),
+      config_(config),
+      started_(started),
+      ledger_(config, base) {}
+
+absl::StatusOr<RunState> RunState::FromSnapshot(const JournalEntry& entry) {
+  const RunSnapshot& from = entry.snapshot();
+  const TrainingConfig& config = from.config();
+  if (!entry.has_snapshot() || from.run_id().empty() || config.global_batch() == 0 ||
+      config.num_train_samples() == 0 || config.epochs() == 0) {
+    return absl::InvalidArgumentError("the journal does not begin with the snapshot of a run");
+  }
+  RunState state(from.run_id(), from.version(), config,
+                 absl::FromUnixMicros(from.started_unix_us()));
+  RM_ASSIGN_OR_RETURN(state.ledger_, Ledger::FromSnapshot(config, from.ledger()));
+  state.generation_ = from.generation();
+  state.coordinator_starts_ = from.coordinator_starts();
+  state.failures_ = from.failures();
+  state.fruitless_failures_ = from.fruitless_failures();
+  state.first_cause_ = from.first_cause();
+  state.recoveries_seconds_ = {from.recoveries_seconds().begin(), from.recoveries_seconds().end()};
+  if (from.has_ended()) state.ended_ = from.ended();
+  return state;
+}
+
+JournalEntry RunState::Snapshot() const {
+  JournalEntry entry;
+  RunSnapshot& to = *entry.mutable_snapshot();
+  to.set_run_id(run_id_);
+  to.set_version(version_);
+  *to.mutable_config() = config_;
+  to.set_started_unix_us(absl::ToUnixMicros(started_));
+  to.set_coordinator_starts(coordinator_starts_);
+  *to.mutable_generation() = generation_;
+  *to.mutable_ledger() = ledger_.Snapshot();
+  to.set_failures(failures_);
+  to.set_fruitless_failures(fruitless_failures_);
+  to.set_first_cause(first_cause_);
+  to.mutable_recoveries_seconds()->Add(recoveries_seconds_.begin(), recoveries_seconds_.end());
+  if (ended_) *to.mutable_ended() = *ended_;
+  return entry;
+}
+
+absl::Status RunState::Apply(const JournalEntry& entry) {
+  switch (entry.kind_case()) {
+    case JournalEntry::kStarted:
+      ++coordinator_starts_;
+      // An interrupted run is gone on with; a failed one may be tried again.
+      if (ended_ && ended_->outcome() != RunEnded::SUCCESS) {
+        ended_.reset();
+        fruitless_failures_ = 0;
+      }
+      return absl::OkStatus();
+    case JournalEntry::kFormed:
+      if (entry.formed().generation() <= generation_.generation()) {
+        return absl::InvalidArgumentError(absl::StrCat("generation ", entry.formed().generation(),
+                                                       " after ", generation_.generation()));
+      }
+      generation_ = entry.formed();
+      ledger_.Resume(generation_.generation(), generation_.position());
+      return absl::OkStatus();
+    case JournalEntry::kRecords:
+      for (const GlobalRecord& record : entry.records().records()) {
+        RM_RETURN_IF_ERROR(Take(record).status());
+      }
+      return absl::OkStatus();
+    case JournalEntry::kVerified:
+      if (ledger_.lineage().Contains(entry.verified().generation(), entry.verified().position())) {
+        ledger_.Commit(entry.verified().position());
+      }
+      return absl::OkStatus();
+    case JournalEntry::kBroken:
+      ApplyBroken(entry.broken());
+      return absl::OkStatus();
+    case JournalEntry::kRecovered:
+      recoveries_seconds_.push_back(entry.recovered().seconds());
+      return absl::OkStatus();
+    case JournalEntry::kEnded:
+      ended_ = entry.ended();
+      if (ended_->outcome() == RunEnded::SUCCESS) ledger_.Commit(ledger_.size());
+      return absl::OkStatus();
+    case JournalEntry::kSnapshot:
+    case JournalEntry::KIND_NOT_SET:
+      break;
+  }
+  return absl::InvalidArgumentError("an entry of a kind that cannot be here");
+}
+
+void RunState::ApplyBroken(const GenerationBroken& broken) {
+  ++failures_;
+  if (broken.progressed() || fruitless_failures_ == 0) {
+    fruitless_failures_ = 0;
+    first_cause_ = broken.reason();
+  }
+  ++fruitless_failures_;
+}
+
+void FillReport(const RunState& state, RunReport* report) {
+  const Ledger& ledger = state.ledger();
+  report->run_id = state.run_id();
+  report->version = state.version();
+  report->started = state.started();
+  report->config = state.config();
+  report->history = ledger.History();
+  report->generations = state.generation().generation();
+  report->samples_committed = ledger.samples();
+  report->samples_expected = ledger.samples_expected();
+  report->failures_survived = state.failures();
+  report->coordinator_starts = state.coordinator_starts();
+  report->recoveries_seconds = state.recoveries_seconds();
+  report->records_redone = ledger.redone();
+  report->members.clear();
+  for (const Hello& hello : state.generation().members()) {
+    Member member;
+    member.set_incarnation(hello.incarnation());
+    member.set_host(hello.host());
+    member.set_pid(hello.pid());
+    member.set_device_description(hello.device_description());
+    report->members.push_back(std::move(member));
+    report->device = hello.device();
+  }
+  report->world_size = static_cast<uint32_t>(report->members.size());
+}
+
+}  // namespace ringmaster
