@@ -308,7 +308,9 @@ TEST_F(ProcessTest, RegroupStopsAllAtOnePlace) {
   EXPECT_GT(first.position().step(), 0u);
   for (const uint64_t member : members) {
     const Standing standing = *coordinator_->Of(member).standing;
-    EXPECT_EQ(standing.SerializeAsString(), first.SerializeAsString());
+    EXPECT_EQ(standing.position().SerializeAsString(), first.position().SerializeAsString());
+    EXPECT_EQ(standing.state_digest(), first.state_digest());
+    EXPECT_EQ(standing.generation(), 1u);
     EXPECT_EQ(standing.reason(), "");
   }
   coordinator_->Assign(members);

@@ -261,7 +261,7 @@ TEST_F(TrainerMnistTest, ReproducibleRunTakenUpAtAnotherWorldSizeEndsWithTheSame
   Training stopped = Prepare(5, *few_, 5, 1, /*reproducible=*/true);
   Rank& third = stopped.ranks[3];
   third.observer.on_step = [&](const FinishedStep& step) {
-    if (step.step == 20) third.trainer->RaiseFlag(tail::kFlagStop);
+    if (step.step == 20) third.trainer->RaiseFlag(tail::kFlagRegroup);
   };
   Run(stopped);
   Training resumed = Prepare(3, *few_, 5, 1, /*reproducible=*/true);
