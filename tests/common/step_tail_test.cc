@@ -97,7 +97,7 @@ TEST(StepTailTest, WholeTailsHoldTheSameRecords) {
   EXPECT_EQ(sum.digest, 3 * busy.digest);  // modulo 2^64
   EXPECT_EQ(sum.loss_sum_quanta, 3 * busy.loss_sum_quanta);
   EXPECT_EQ(sum.out_of_range, 3u);
-  EXPECT_EQ(sum.flags[tail::kFlagStop], 3 * busy.flags[tail::kFlagStop]);
+  EXPECT_EQ(sum.flags[tail::kFlagRegroup], 3 * busy.flags[tail::kFlagRegroup]);
   EXPECT_EQ(tail::ToNanoseconds(12.5f), 12'500);
   EXPECT_EQ(tail::ToMicroseconds(12'500), 12.5f);
 }
