@@ -118,7 +118,7 @@ void RunRank(int rank, const std::string& directory, int rounds) {
   std::vector<Method> methods = {
       {"ring (ours)",
        [&](float* data, size_t count) {
-         if (!ring->AllReduceSum(data, count).ok()) std::exit(1);
+         if (!ring->AllReduceSum({data, count}).ok()) std::exit(1);
        },
        {}},
       {"gloo::allreduce BCUBE",

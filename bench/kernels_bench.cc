@@ -12,10 +12,12 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "common/dataset.h"
 #include "kernels/cpu/aligned_buffer.h"
 #include "kernels/cpu/cpu_backend.h"
@@ -196,14 +198,24 @@ void BM_Adam(benchmark::State& state, const VectorKernels* kernels) {
   state.SetBytesProcessed(state.iterations() * kCount * sizeof(float) * 7);
 }
 
-// Gather to update, over consecutive steps of an epoch. `epoch_s` is what 60,000 samples take.
-void BM_Step(benchmark::State& state, const Dataset* dataset, const VectorKernels* kernels,
-             CpuTuning::Input input) {
+// The seconds of a step, by instruction set and batch: what a reproducible one is compared with.
+std::map<std::string, double>& StepSeconds() {
+  static auto* const seconds = new std::map<std::string, double>;
+  return *seconds;
+}
+
+// Gather to update, over consecutive steps of an epoch. `epoch_s` is what 60,000 samples take, and
+// `to_normal` a reproducible step's time in steps of step_sparse, if that has been run before.
+void BM_Step(benchmark::State& state, const Dataset* dataset, const CpuTuning& tuning,
+             const std::string& normal) {
   BackendOptions options;
-  options.plan = {1, dataset->train.num_samples, static_cast<uint32_t>(state.range(0))};
-  auto backend = CreateTunedCpuBackend(options, *dataset, {kernels, input});
+  options.reproducible = tuning.exact_kernels != nullptr;
+  options.plan = {1, dataset->train.num_samples, static_cast<uint32_t>(state.range(0)),
+                  SliceGranularity(options.reproducible)};
+  auto backend = CreateTunedCpuBackend(options, *dataset, tuning);
   if (!backend.ok()) return state.SkipWithError(backend.status().ToString().c_str());
   uint32_t step = 0;
+  const auto start = std::chrono::steady_clock::now();
   for (auto _ : state) {
     StepWork work;
     work.slice = options.plan.Batch(step);
@@ -212,6 +224,12 @@ void BM_Step(benchmark::State& state, const Dataset* dataset, const VectorKernel
         !(*backend)->Collect(true, absl::ZeroDuration()).ok()) {
       state.SkipWithError("the step failed");
     }
+  }
+  const double step_s = SecondsSince(start) / static_cast<double>(state.iterations());
+  const std::string key = absl::StrCat(normal, state.range(0));
+  if (tuning.input == CpuTuning::Input::kSparse) StepSeconds()[key] = step_s;
+  if (options.reproducible && StepSeconds().count(key) > 0) {
+    state.counters["to_normal"] = step_s / StepSeconds()[key];
   }
   const double batch = options.plan.global_batch;
   ReportFlops(state, batch * (203264 + 205824));
@@ -233,6 +251,14 @@ void RegisterGemms() {
   }
 }
 
+void RegisterStep(const std::string& prefix, const char* name, const Dataset* dataset,
+                  const CpuTuning& tuning) {
+  benchmark::RegisterBenchmark((prefix + name).c_str(), BM_Step, dataset, tuning, prefix)
+      ->Arg(64)
+      ->Arg(128)
+      ->Arg(1024);
+}
+
 void RegisterKernels(const Dataset* dataset, const VectorKernels* kernels) {
   const std::string prefix = std::string(kernels->name) + "/";
   for (const bool is_sparse : {true, false}) {
@@ -248,11 +274,13 @@ void RegisterKernels(const Dataset* dataset, const VectorKernels* kernels) {
   benchmark::RegisterBenchmark((prefix + "adam").c_str(), BM_Adam, kernels);
   for (const auto& [name, input] : {std::pair{"step_sparse", CpuTuning::Input::kSparse},
                                     std::pair{"step_dense", CpuTuning::Input::kDense}}) {
-    benchmark::RegisterBenchmark((prefix + name).c_str(), BM_Step, dataset, kernels, input)
-        ->Arg(64)
-        ->Arg(128)
-        ->Arg(1024);
+    RegisterStep(prefix, name, dataset, {kernels, input, nullptr});
   }
+}
+
+void RegisterExact(const Dataset* dataset, const ExactKernels* kernels) {
+  RegisterStep(std::string(kernels->name) + "/", "step_reproducible", dataset,
+               {nullptr, CpuTuning::Input::kAuto, kernels});
 }
 
 absl::StatusOr<Dataset> LoadMnist() {
@@ -275,6 +303,7 @@ int Main(int argc, char** argv) {
   for (const VectorKernels* kernels : AvailableVectorKernels()) {
     RegisterKernels(&*dataset, kernels);
   }
+  for (const ExactKernels* kernels : AvailableExactKernels()) RegisterExact(&*dataset, kernels);
   benchmark::RunSpecifiedBenchmarks();
   return 0;
 }

@@ -83,7 +83,7 @@ std::string DescribeShards(const SamplingPlan& plan, uint32_t epochs, int world_
     absl::StrAppendFormat(&text, "  %6d", rank);
     for (const uint32_t step : shown) {
       absl::StrAppendFormat(&text, "  %-22s",
-                            ShardCell(SliceForRank(plan.Batch(step), rank, world_size)));
+                            ShardCell(plan.Slice(plan.Batch(step), rank, world_size)));
     }
     text += "\n";
   }
@@ -98,7 +98,8 @@ absl::Status PrintDryRun(const Settings& settings, const NodeLayout& layout,
   RM_ASSIGN_OR_RETURN(const DatasetFiles files, ReadDatasetFiles(settings.data_dir));
   RM_ASSIGN_OR_RETURN(const Dataset dataset, DecodeDataset(files));
   RM_ASSIGN_OR_RETURN(const ModelSpec model, ModelFor(settings, dataset));
-  const SamplingPlan plan{settings.seed, dataset.train.num_samples, settings.global_batch};
+  const SamplingPlan plan{settings.seed, dataset.train.num_samples, settings.global_batch,
+                          SliceGranularity(settings.reproducible)};
   const std::string data = absl::StrFormat(
       "Data\n  %s\n  %s training and %s test images of %d x %d, %d classes\n  digest %s\n",
       settings.data_dir, WithCommas(dataset.train.num_samples),

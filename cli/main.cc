@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "cli/chaos.h"
+#include "cli/chaos_plan.h"
 #include "cli/status.h"
 #include "cli/train.h"
 #include "common/logging.h"
@@ -26,6 +28,7 @@ Commands:
   train             train on this machine; with no option: MNIST, 6 epochs, one process per GPU
   evaluate WEIGHTS  loss, accuracy and confusion matrix of saved weights
   status            what a run is doing now
+  chaos             break a running run on purpose, to see that it holds
   version           print the version
   help              print this; 'ringmaster COMMAND --help' lists a command's options
 
@@ -36,6 +39,7 @@ Examples:
   ringmaster train --dry-run
   ringmaster evaluate runs/latest/weights.safetensors
   ringmaster status --coordinator 127.0.0.1:29400
+  ringmaster chaos --coordinator 127.0.0.1:29400 --spec kill:5,hang:1,every:2
 
 On several machines: 'ringmaster-coordinator --nodes 2' on one of them, and on each
 'ringmaster-worker --coordinator HOST:PORT'.
@@ -76,6 +80,21 @@ int Status(const std::vector<std::string>& args) {
   return ringmaster::RunStatusCommand(settings);
 }
 
+int Chaos(const std::vector<std::string>& args) {
+  Settings settings;
+  int code = 0;
+  if (!Parse(ringmaster::kProgramChaos, "ringmaster chaos", args, &settings, &code)) {
+    if (code == 0) std::fputs(ringmaster::ChaosSpecHelp().c_str(), stdout);
+    return code;
+  }
+  if (settings.coordinator.empty() || settings.chaos.empty()) {
+    return Fail(
+        "ringmaster chaos: --coordinator HOST:PORT and --spec SPEC are needed: whose run to break, "
+        "and how\nTry 'ringmaster chaos --help'.\n");
+  }
+  return ringmaster::RunChaosCommand(settings);
+}
+
 // The worker computes it: this program has no arithmetic. Its options are checked here first, so
 // that messages name the command that was typed.
 int Evaluate(const std::vector<std::string>& args) {
@@ -114,9 +133,9 @@ struct Command {
   int (*run)(const std::vector<std::string>& args);
 };
 
-constexpr Command kCommands[] = {
-    {"train", Train},       {"evaluate", Evaluate}, {"status", Status}, {"version", Version},
-    {"--version", Version}, {"help", Help},         {"--help", Help},   {"-h", Help}};
+constexpr Command kCommands[] = {{"train", Train}, {"evaluate", Evaluate}, {"status", Status},
+                                 {"chaos", Chaos}, {"version", Version},   {"--version", Version},
+                                 {"help", Help},   {"--help", Help},       {"-h", Help}};
 
 }  // namespace
 
@@ -127,8 +146,8 @@ int main(int argc, char** argv) {
   for (const Command& command : kCommands) {
     if (args[0] == command.name) return command.run({args.begin() + 1, args.end()});
   }
-  const std::string closest =
-      ringmaster::ClosestMatch(args[0], {"train", "evaluate", "status", "version", "help"});
+  const std::string closest = ringmaster::ClosestMatch(
+      args[0], {"train", "evaluate", "status", "chaos", "version", "help"});
   return Fail("ringmaster: unknown command '" + args[0] + "'" +
               (closest.empty() ? "" : "; did you mean " + closest + "?") +
               "\nTry 'ringmaster --help'.\n");

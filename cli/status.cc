@@ -25,10 +25,14 @@ std::string PhaseName(RunStatus::Phase phase) {
       return "waiting";
     case RunStatus::TRAINING:
       return "training";
+    case RunStatus::RECOVERING:
+      return "recovering";
     case RunStatus::FINISHED:
       return "finished";
     case RunStatus::FAILED:
       return "failed";
+    case RunStatus::RECOVERING:
+      return "recovering";
     default:
       return "unknown";
   }
@@ -41,8 +45,13 @@ std::string FormatStatus(const RunStatus& status) {
   text += Line("directory", status.run_dir());
   text += Line("phase", PhaseName(status.phase()));
   text += Line("reason", status.reason());
+  if (!status.coordinator_host().empty()) {
+    text += Line("coordinator", absl::StrFormat("%s, pid %d", status.coordinator_host(),
+                                                status.coordinator_pid()));
+  }
   if (status.generation() > 0) {
     text += Line("generation", absl::StrFormat("%d", status.generation()));
+    text += Line("failures", absl::StrFormat("%d survived", status.failures_survived()));
     const uint32_t epochs = status.config().epochs();
     const uint32_t epoch = std::min(status.position().epoch() + 1, epochs);  // past it when done
     text += Line("epoch",
@@ -55,6 +64,9 @@ std::string FormatStatus(const RunStatus& status) {
   if (status.test_accuracy() > 0) {
     text += Line("test", absl::StrFormat("loss %.4f, accuracy %.2f %%", status.test_loss(),
                                          100 * status.test_accuracy()));
+  }
+  if (status.failures_survived() > 0) {
+    text += Line("survived", absl::StrFormat("%d failures", status.failures_survived()));
   }
   for (int rank = 0; rank < status.members_size(); ++rank) {
     const Member& member = status.members(rank);

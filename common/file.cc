@@ -55,15 +55,6 @@ absl::Status WriteAndSync(UniqueFd file, std::string_view bytes, const std::stri
   return absl::OkStatus();
 }
 
-// Makes a rename in `directory` last.
-absl::Status SyncDirectory(const std::string& directory) {
-  const UniqueFd fd(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (fd.get() < 0) return Failed("sync", directory);
-  // Some file systems cannot sync a directory; they say so with EINVAL.
-  if (fsync(fd.get()) != 0 && errno != EINVAL) return Failed("sync", directory);
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes) {
@@ -103,6 +94,14 @@ absl::Status WriteFileAtomically(const std::string& path, std::string_view bytes
     return status;
   }
   return SyncDirectory(DirectoryOf(path));
+}
+
+absl::Status SyncDirectory(const std::string& directory) {
+  const UniqueFd fd(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (fd.get() < 0) return Failed("sync", directory);
+  // Some file systems cannot sync a directory; they say so with EINVAL.
+  if (fsync(fd.get()) != 0 && errno != EINVAL) return Failed("sync", directory);
+  return absl::OkStatus();
 }
 
 }  // namespace ringmaster

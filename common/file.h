@@ -24,4 +24,8 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes
 // (NOT_FOUND: the directory is missing); the message names `path`.
 absl::Status WriteFileAtomically(const std::string& path, std::string_view bytes);
 
+// Makes what was created, renamed and removed in `directory` last through a power cut. The code of
+// the failed system call.
+absl::Status SyncDirectory(const std::string& directory);
+
 }  // namespace ringmaster

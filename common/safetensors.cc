@@ -53,11 +53,14 @@ absl::Status Split(std::string_view bytes, std::string_view* header, std::string
 
 absl::StatusOr<json> ParseHeader(std::string_view header) {
   // JSON itself lets a later key replace an earlier one; here that would hide a tensor.
-  std::set<std::string> names;
+  std::vector<std::set<std::string>> open_objects;
   std::string twice;
-  const auto watch = [&](int depth, json::parse_event_t event, const json& value) {
-    if (event == json::parse_event_t::key && depth == 1) {
-      if (!names.insert(value.get<std::string>()).second) twice = value.get<std::string>();
+  const auto watch = [&](int, json::parse_event_t event, const json& value) {
+    if (event == json::parse_event_t::object_start) open_objects.emplace_back();
+    if (event == json::parse_event_t::object_end) open_objects.pop_back();
+    if (event == json::parse_event_t::key) {
+      const std::string name = value.get<std::string>();
+      if (!open_objects.back().insert(name).second) twice = name;
     }
     return true;
   };
@@ -65,6 +68,18 @@ absl::StatusOr<json> ParseHeader(std::string_view header) {
   if (!parsed.is_object()) return Bad("its header is not a JSON object: not a safetensors file");
   if (!twice.empty()) return Bad(absl::StrCat("its header names ", twice, " twice"));
   return parsed;
+}
+
+absl::StatusOr<SafetensorsMetadata> ParseMetadata(const json& header) {
+  SafetensorsMetadata metadata;
+  const auto found = header.find(kMetadata);
+  if (found == header.end()) return metadata;
+  if (!found->is_object()) return Bad("its __metadata__ is not an object of strings");
+  for (const auto& [name, value] : found->items()) {
+    if (!value.is_string()) return Bad(absl::StrCat("its __metadata__ ", name, " is not a string"));
+    metadata.emplace(name, value.get<std::string>());
+  }
+  return metadata;
 }
 
 bool IsListOfCounts(const json& value) {
@@ -141,8 +156,10 @@ absl::StatusOr<std::vector<Entry>> ParseEntries(const json& header, uint64_t dat
 
 }  // namespace
 
-std::string EncodeSafetensors(const std::vector<TensorView>& tensors) {
+std::string EncodeSafetensors(const std::vector<TensorView>& tensors,
+                              const SafetensorsMetadata& metadata) {
   json header = json::object();
+  if (!metadata.empty()) header[kMetadata] = metadata;
   uint64_t end = 0;
   for (const TensorView& tensor : tensors) {
     const uint64_t begin = end;
@@ -163,21 +180,22 @@ std::string EncodeSafetensors(const std::vector<TensorView>& tensors) {
   return bytes;
 }
 
-absl::StatusOr<std::vector<Tensor>> DecodeSafetensors(std::string_view bytes) {
+absl::StatusOr<Safetensors> DecodeSafetensors(std::string_view bytes) {
   std::string_view header;
   std::string_view data;
   RM_RETURN_IF_ERROR(Split(bytes, &header, &data));
   RM_ASSIGN_OR_RETURN(const json parsed, ParseHeader(header));
   RM_ASSIGN_OR_RETURN(std::vector<Entry> entries, ParseEntries(parsed, data.size()));
-  std::vector<Tensor> tensors;
+  Safetensors file;
+  RM_ASSIGN_OR_RETURN(file.metadata, ParseMetadata(parsed));
   for (Entry& entry : entries) {
     const uint64_t size = entry.end - entry.begin;
     Tensor tensor{std::move(entry.name), std::move(entry.shape), {}};
     tensor.values.resize(size / sizeof(float));
     if (size > 0) std::memcpy(tensor.values.data(), data.data() + entry.begin, size);
-    tensors.push_back(std::move(tensor));
+    file.tensors.push_back(std::move(tensor));
   }
-  return tensors;
+  return file;
 }
 
 }  // namespace ringmaster

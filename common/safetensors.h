@@ -1,13 +1,15 @@
 // The safetensors format (https://github.com/huggingface/safetensors), fp32 tensors only:
 //   8 bytes   length of the header, little-endian
 //   header    JSON: {name: {"dtype": "F32", "shape": [...], "data_offsets": [begin, end]}, ...},
-//             padded with spaces so that the data begin at a multiple of 8
+//             padded with spaces so that the data begin at a multiple of 8; the name __metadata__
+//             is not a tensor's: it has an object of strings
 //   data      little-endian, row-major; the tensors cover it without gap or overlap
 //
 // Thread safety: pure functions.
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <span>
 #include <string>
 #include <string_view>
@@ -31,12 +33,22 @@ struct Tensor {
   std::vector<float> values;
 };
 
-// Returns the file for `tensors`, whose data come in the order given. Names must differ.
-std::string EncodeSafetensors(const std::vector<TensorView>& tensors);
+// What `__metadata__` says: strings by name, with no meaning to the format itself.
+using SafetensorsMetadata = std::map<std::string, std::string>;
 
-// Takes a file apart; the tensors come in the order of their data. Safe for bytes from anywhere.
-// INVALID_ARGUMENT: not safetensors, damaged, or a tensor that is not fp32; the message says what
-// was wanted and got.
-absl::StatusOr<std::vector<Tensor>> DecodeSafetensors(std::string_view bytes);
+// A file that was read.
+struct Safetensors {
+  std::vector<Tensor> tensors;  // in the order of their data
+  SafetensorsMetadata metadata;
+};
+
+// Returns the file for `tensors`, whose data come in the order given. Names must differ, and none
+// may be "__metadata__". The header has no metadata when there are none.
+std::string EncodeSafetensors(const std::vector<TensorView>& tensors,
+                              const SafetensorsMetadata& metadata = {});
+
+// Takes a file apart. Safe for bytes from anywhere. INVALID_ARGUMENT: not safetensors, damaged, or
+// a tensor that is not fp32; the message says what was wanted and got.
+absl::StatusOr<Safetensors> DecodeSafetensors(std::string_view bytes);
 
 }  // namespace ringmaster

@@ -85,22 +85,45 @@ struct PositionRange {
   friend bool operator==(const PositionRange&, const PositionRange&) = default;
 };
 
-// The slice of `whole` that `rank` of `world_size` computes. Sizes differ by at most one, the
-// larger ones first: 128 over 3 ranks is 43, 43, 42. May be empty when there are more ranks than
-// samples.
+// The slice of `whole` that `rank` of `world_size` computes. It is cut into units of `granularity`
+// samples from its beginning on, the last of which may be shorter; ranks have whole units, and
+// their numbers differ by at most one, the larger ones first: 128 over 3 ranks is 43, 43, 42 in
+// units of 1, and 48, 48, 32 in units of 16. May be empty when there are more ranks than units.
 RM_HOST_DEVICE inline PositionRange SliceForRank(PositionRange whole, uint32_t rank,
-                                                 uint32_t world_size) {
-  const uint32_t base = whole.count / world_size;
-  const uint32_t larger = whole.count % world_size;
-  const uint32_t before = rank * base + (rank < larger ? rank : larger);
-  return PositionRange{whole.first + before, base + (rank < larger ? 1u : 0u)};
+                                                 uint32_t world_size, uint32_t granularity = 1) {
+  const uint32_t units = whole.count / granularity + (whole.count % granularity != 0 ? 1u : 0u);
+  const uint32_t base = units / world_size;
+  const uint32_t larger = units % world_size;
+  const uint32_t first_unit = rank * base + (rank < larger ? rank : larger);
+  const uint32_t own_units = base + (rank < larger ? 1u : 0u);
+  // In 64 bits: the end of the last unit may lie past what 32 bits hold.
+  const uint64_t first = uint64_t{first_unit} * granularity;
+  const uint64_t end = first + uint64_t{own_units} * granularity;
+  const uint64_t count = whole.count;
+  const auto first_in = static_cast<uint32_t>(first < count ? first : count);
+  const auto end_in = static_cast<uint32_t>(end < count ? end : count);
+  return PositionRange{whole.first + first_in, end_in - first_in};
 }
 
-// The shape of a run: data set size, global batch and seed.
+// The samples of a micro-shard: what is computed on one rank as a whole in reproducible runs
+// (kernels/exact.h), at any world size.
+inline constexpr uint32_t kMicroShard = 16;
+// The samples of the largest batch of a reproducible run: the sum of so many micro-shards'
+// gradients cannot overflow (kernels/exact.h).
+inline constexpr uint32_t kMostMicroShards = (1u << 12) - 1;
+inline constexpr uint32_t kMostReproducibleBatch = kMostMicroShards * kMicroShard;
+
+// In what units a batch is cut into slices.
+RM_HOST_DEVICE inline constexpr uint32_t SliceGranularity(bool reproducible) {
+  return reproducible ? kMicroShard : 1;
+}
+
+// The shape of a run: data set size, global batch, seed, and how batches are cut.
 struct SamplingPlan {
   uint64_t seed = 0;
   uint32_t num_samples = 0;   // in the training split; at least 1
   uint32_t global_batch = 0;  // samples a step, summed over the ranks; at least 1
+  uint32_t granularity = 1;   // SliceGranularity() of the run; at least 1
 
   RM_HOST_DEVICE uint32_t steps_per_epoch() const {
     return (num_samples + global_batch - 1) / global_batch;
@@ -111,6 +134,13 @@ struct SamplingPlan {
     const uint32_t first = step * global_batch;
     const uint32_t left = num_samples - first;
     return PositionRange{first, left < global_batch ? left : global_batch};
+  }
+
+  // The part of `whole`, a batch or the test split, that `rank` of `world_size` computes. Everyone
+  // who asks who computes what asks this.
+  RM_HOST_DEVICE PositionRange Slice(PositionRange whole, uint32_t rank,
+                                     uint32_t world_size) const {
+    return SliceForRank(whole, rank, world_size, granularity);
   }
 
   // The order in which `epoch` (0-based) visits the samples.

@@ -66,6 +66,7 @@ std::string ProgramNames(unsigned programs) {
   if (programs & kProgramWorker) names.push_back("ringmaster-worker");
   if (programs & kProgramEvaluate) names.push_back("ringmaster evaluate");
   if (programs & kProgramStatus) names.push_back("ringmaster status");
+  if (programs & kProgramChaos) names.push_back("ringmaster chaos");
   return absl::StrJoin(names, ", ");
 }
 

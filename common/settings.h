@@ -25,6 +25,7 @@ enum Program : unsigned {
   kProgramEvaluate = 8,     // ringmaster evaluate, ringmaster-worker evaluate
   kProgramProcess = 16,     // ringmaster-worker process, fetch and probe (started by the agent)
   kProgramStatus = 32,      // ringmaster status
+  kProgramChaos = 64,       // ringmaster chaos
 };
 
 // "3" is 3:3, "2:5" is 2 to 5, "2:" is 2 to any number.
@@ -78,7 +79,7 @@ struct Settings {
   // How long a member may be silent. Every other time of the failure detection is derived from it.
   absl::Duration patience = absl::Seconds(3);  // --patience SECONDS
   int max_failures = -1;  // -1: as many as there are progress between // --max-failures
-  std::string chaos;      // what to break, as cli/chaos.h says // --chaos SPEC
+  std::string chaos;      // what to break, as cli/chaos_plan.h says // --chaos SPEC; chaos: --spec
 
   // How a node computes.
   std::string processes = "auto";                // auto|gpu|cpu|N                  // --processes
@@ -97,6 +98,7 @@ struct Settings {
   int ready_fd = -1;         // coordinator writes "HOST:PORT\n" here // --ready-fd
   int data_fd = -1;          // memfd with the data set (worker/data_file.h)   // --data-fd
   int note_fd = -1;          // memfd with the agent's notes (worker/process_notes.h) // --note-fd
+  int vault_fd = -1;         // memfd for a successor (worker/state_vault.h) // --vault-fd
   int local_rank = 0;        // --local-rank
   int local_world_size = 1;  // --local-world-size
   std::string node_id;       // --node-id

@@ -23,7 +23,8 @@ constexpr unsigned kWorker = kProgramWorker;
 constexpr unsigned kEvaluate = kProgramEvaluate;
 constexpr unsigned kProcess = kProgramProcess;
 constexpr unsigned kStatus = kProgramStatus;
-constexpr unsigned kAll = kTrain | kCoordinator | kWorker | kEvaluate | kProcess | kStatus;
+constexpr unsigned kChaos = kProgramChaos;
+constexpr unsigned kAll = kTrain | kCoordinator | kWorker | kEvaluate | kProcess | kStatus | kChaos;
 
 constexpr char kWhatIsTrained[] = "What is trained";
 constexpr char kWhereItGoes[] = "Where data and results are";
@@ -226,8 +227,8 @@ void AddTrainedOptions(std::vector<SettingOption>* options) {
           {"learning-rate", kTrain | kCoordinator, kWhatIsTrained, "X",
            "step size (default: 0.001 for adam, 0.01 for sgd)", ParseLearningRate,
            [](const Settings& s) { return FormatFloat(s.optimizer.learning_rate); }},
-          {"seed", kTrain | kCoordinator, kWhatIsTrained, "N",
-           "decides the initial weights and the order of the samples",
+          {"seed", kTrain | kCoordinator | kChaos, kWhatIsTrained, "N",
+           "decides the initial weights, the order of the samples, and what chaos breaks when",
            [](Text t, Settings* s) {
              return ParseInteger(t, uint64_t{0}, std::numeric_limits<uint64_t>::max(), &s->seed);
            },
@@ -282,8 +283,8 @@ void AddMemberOptions(std::vector<SettingOption>* options) {
                        "where the coordinator listens; port 0 picks a free one",
                        [](Text t, Settings* s) { return ParseAddress(t, 0, &s->listen); },
                        [](const Settings& s) { return s.listen; }},
-                      {"coordinator", kWorker | kProcess | kStatus, kWhoTakesPart, "HOST:PORT",
-                       "the coordinator to join",
+                      {"coordinator", kWorker | kProcess | kStatus | kChaos, kWhoTakesPart,
+                       "HOST:PORT", "the coordinator to join",
                        [](Text t, Settings* s) { return ParseAddress(t, 1, &s->coordinator); },
                        [](const Settings& s) { return s.coordinator; }},
                       {"join-timeout", kTrain | kCoordinator | kWorker | kProcess, kWhoTakesPart,
@@ -331,6 +332,9 @@ void AddFailureOptions(std::vector<SettingOption>* options) {
            }},
           {"chaos", kTrain, kWhenItFails, "SPEC",
            "break things on purpose, as kill:5,hang:1 (see 'ringmaster chaos --help')",
+           [](Text t, Settings* s) { return ParseText(t, &s->chaos); },
+           [](const Settings& s) { return s.chaos; }},
+          {"spec", kChaos, kWhenItFails, "SPEC", "what to break, as kill:5,hang:1",
            [](Text t, Settings* s) { return ParseText(t, &s->chaos); },
            [](const Settings& s) { return s.chaos; }},
       });
@@ -386,6 +390,9 @@ void AddHiddenOptions(std::vector<SettingOption>* options) {
           {"note-fd", kProcess, "", "FD", "",
            [](Text t, Settings* s) { return ParseInteger(t, -1, 1 << 20, &s->note_fd); },
            [](const Settings& s) { return FormatNumber(s.note_fd); }, true},
+          {"vault-fd", kProcess, "", "FD", "",
+           [](Text t, Settings* s) { return ParseInteger(t, -1, 1 << 20, &s->vault_fd); },
+           [](const Settings& s) { return FormatNumber(s.vault_fd); }, true},
           {"local-rank", kProcess, "", "N", "",
            [](Text t, Settings* s) { return ParseInteger(t, 0, 4095, &s->local_rank); },
            [](const Settings& s) { return FormatNumber(s.local_rank); }, true},

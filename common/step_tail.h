@@ -15,6 +15,13 @@
 //   step
 //                     each rank measured last; a rank writes its own two and zeros elsewhere
 //
+// In reproducible runs the buffer is of int64 and so is the tail: each integer is one element and
+// sums wrap modulo 2^64, of which the digest makes use. Layout, in elements:
+//   loss, correct, samples, digest, non-finite: as above, one element each
+//   [kWholeOutOfRange)  ranks on which a gradient cannot be represented (kernels/exact.h)
+//   [kWholeFlags)       kFlagCount counters
+//   [kWholeRankTimes)   2 * world_size: the times in nanoseconds
+//
 // Thread safety: pure functions.
 #pragma once
 
@@ -48,11 +55,28 @@ enum Flag : int {
 };
 
 inline constexpr int kRankTimes = int{kFlags} + int{kFlagCount};
+
+// The same in a tail of int64.
+enum WholeOffset : int {
+  kWholeLoss = 0,
+  kWholeCorrect = 1,
+  kWholeSamples = 2,
+  kWholeDigest = 3,
+  kWholeNonFinite = 4,
+  kWholeOutOfRange = 5,
+  kWholeFlags = 6,
+  kWholeRankTimes = int{kWholeFlags} + int{kFlagCount},
+};
 inline constexpr double kLossQuantum = 0x1p-32;
 
 // Length of the tail in floats.
 RM_HOST_DEVICE inline constexpr size_t Size(int world_size) {
   return static_cast<size_t>(kRankTimes) + 2 * static_cast<size_t>(world_size);
+}
+
+// Length of a tail of int64, in elements.
+RM_HOST_DEVICE inline constexpr size_t WholeSize(int world_size) {
+  return static_cast<size_t>(kWholeRankTimes) + 2 * static_cast<size_t>(world_size);
 }
 
 // Writes `value` as kLimbs floats, least significant limb first.
@@ -72,6 +96,14 @@ RM_HOST_DEVICE inline uint64_t GetInteger(const float* limbs) {
   return value;
 }
 
+// How times stand in a tail of int64.
+RM_HOST_DEVICE inline int64_t ToNanoseconds(float us) {
+  return static_cast<int64_t>(static_cast<double>(us) * 1000.0);
+}
+RM_HOST_DEVICE inline float ToMicroseconds(int64_t ns) {
+  return static_cast<float>(static_cast<double>(ns) / 1000.0);
+}
+
 // A finite per-sample loss (>= 0, below 2^31) in units of kLossQuantum, rounded to nearest.
 RM_HOST_DEVICE inline uint64_t QuantizeLoss(float loss) {
   return static_cast<uint64_t>(static_cast<double>(loss) * 0x1p32 + 0.5);
@@ -88,6 +120,7 @@ struct StepRecord {
   uint64_t samples = 0;
   uint64_t digest = 0;
   uint32_t non_finite = 0;
+  uint32_t out_of_range = 0;              // ranks; only in reproducible runs
   uint32_t flags[tail::kFlagCount] = {};  // ranks that raised each flag
 
   double loss_sum() const { return static_cast<double>(loss_sum_quanta) * tail::kLossQuantum; }
@@ -110,6 +143,17 @@ RM_HOST_DEVICE inline void WriteRecord(const StepRecord& record, float* out) {
   }
 }
 
+// The same to a tail of int64, tail::kWholeRankTimes elements.
+RM_HOST_DEVICE inline void WriteRecord(const StepRecord& record, int64_t* out) {
+  out[tail::kWholeLoss] = static_cast<int64_t>(record.loss_sum_quanta);
+  out[tail::kWholeCorrect] = static_cast<int64_t>(record.correct);
+  out[tail::kWholeSamples] = static_cast<int64_t>(record.samples);
+  out[tail::kWholeDigest] = static_cast<int64_t>(record.digest);
+  out[tail::kWholeNonFinite] = record.non_finite;
+  out[tail::kWholeOutOfRange] = record.out_of_range;
+  for (int i = 0; i < tail::kFlagCount; ++i) out[tail::kWholeFlags + i] = record.flags[i];
+}
+
 // Reads back what WriteRecord wrote, or the sum of what up to tail::kMaxWorldSize ranks wrote.
 RM_HOST_DEVICE inline StepRecord ReadRecord(const float* in) {
   StepRecord record;
@@ -120,6 +164,20 @@ RM_HOST_DEVICE inline StepRecord ReadRecord(const float* in) {
   record.non_finite = static_cast<uint32_t>(in[tail::kNonFinite]);
   for (int i = 0; i < tail::kFlagCount; ++i) {
     record.flags[i] = static_cast<uint32_t>(in[tail::kFlags + i]);
+  }
+  return record;
+}
+
+RM_HOST_DEVICE inline StepRecord ReadRecord(const int64_t* in) {
+  StepRecord record;
+  record.loss_sum_quanta = static_cast<uint64_t>(in[tail::kWholeLoss]);
+  record.correct = static_cast<uint64_t>(in[tail::kWholeCorrect]);
+  record.samples = static_cast<uint64_t>(in[tail::kWholeSamples]);
+  record.digest = static_cast<uint64_t>(in[tail::kWholeDigest]);
+  record.non_finite = static_cast<uint32_t>(in[tail::kWholeNonFinite]);
+  record.out_of_range = static_cast<uint32_t>(in[tail::kWholeOutOfRange]);
+  for (int i = 0; i < tail::kFlagCount; ++i) {
+    record.flags[i] = static_cast<uint32_t>(in[tail::kWholeFlags + i]);
   }
   return record;
 }

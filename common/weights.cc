@@ -7,12 +7,16 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "common/checkpoint.h"
 #include "common/file.h"
 #include "common/safetensors.h"
 #include "common/status_macros.h"
 
 namespace ringmaster {
 namespace {
+
+// Tensors of this name are no weights (common/checkpoint.h).
+constexpr char kOptimizerPrefix[] = "optimizer/";
 
 using TensorsByName = std::map<std::string, Tensor>;
 
@@ -72,6 +76,11 @@ absl::StatusOr<Weights> Assemble(const TensorsByName& tensors, const std::string
   return weights;
 }
 
+absl::StatusOr<Weights> WeightsOfCheckpoint(const std::string& path) {
+  RM_ASSIGN_OR_RETURN(Checkpoint checkpoint, LoadCheckpoint(path));
+  return Weights{std::move(checkpoint.recipe.model), std::move(checkpoint.state.parameters)};
+}
+
 }  // namespace
 
 absl::Status SaveWeights(const std::string& path, const ModelSpec& model,
@@ -92,12 +101,13 @@ absl::Status SaveWeights(const std::string& path, const ModelSpec& model,
 
 absl::StatusOr<Weights> LoadWeights(const std::string& path) {
   RM_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(path));
-  auto decoded = DecodeSafetensors(bytes);
-  if (!decoded.ok()) return Bad(path, std::string(decoded.status().message()));
+  auto file = DecodeSafetensors(bytes);
+  if (!file.ok()) return Bad(path, std::string(file.status().message()));
+  if (ClaimsToBeCheckpoint(file->metadata)) return WeightsOfCheckpoint(path);
   TensorsByName tensors;
-  for (Tensor& tensor : *decoded) {
+  for (Tensor& tensor : file->tensors) {
     std::string name = tensor.name;
-    tensors.emplace(std::move(name), std::move(tensor));
+    if (!name.starts_with(kOptimizerPrefix)) tensors.emplace(std::move(name), std::move(tensor));
   }
   return Assemble(tensors, path);
 }

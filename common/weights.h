@@ -23,9 +23,10 @@ struct Weights {
 absl::Status SaveWeights(const std::string& path, const ModelSpec& model,
                          const std::vector<float>& parameters);
 
-// Reads what SaveWeights wrote, or the same tensors from another program, in any order. NOT_FOUND:
-// no such file. INVALID_ARGUMENT: not safetensors, or not the tensors of a ModelSpec. Errors of the
-// file system keep their code. The message names `path`.
+// Reads what SaveWeights wrote, or the same tensors from another program, in any order, or a
+// checkpoint, which is verified first; tensors named "optimizer/..." are passed over. NOT_FOUND: no
+// such file. INVALID_ARGUMENT: not safetensors, or not the tensors of a ModelSpec. DATA_LOSS: a
+// damaged checkpoint. Errors of the file system keep their code. The message names `path`.
 absl::StatusOr<Weights> LoadWeights(const std::string& path);
 
 }  // namespace ringmaster

@@ -125,8 +125,10 @@ void TellReady(int fd, const std::string& address, const std::string& run_dir) {
 
 absl::StatusOr<int> Coordinate(const Settings& settings) {
   RM_ASSIGN_OR_RETURN(StopSignals signals, StopSignals::Create());
+  const std::string listen = settings.listen.empty() ? kDefaultListen : settings.listen;
   RM_RETURN_IF_ERROR(CheckOutputs(settings));
   RM_ASSIGN_OR_RETURN(const Data data, ReadData(settings));
+  RM_RETURN_IF_ERROR(Server::CheckAddress(listen));
   const Clock clock;
   RM_ASSIGN_OR_RETURN(const std::string run_dir, MakeRunDirectory(settings, clock.Now()));
   RM_ASSIGN_OR_RETURN(RunFiles files,
@@ -143,7 +145,6 @@ absl::StatusOr<int> Coordinate(const Settings& settings) {
         return run.OnLineage(generation, position);
       }));
   run.Begin(std::move(outputs), std::move(writer));
-  const std::string listen = settings.listen.empty() ? kDefaultListen : settings.listen;
   RM_ASSIGN_OR_RETURN(const auto server, Server::Start(listen, &run, data.files));
   spdlog::info("{} {} in {}, listening on {}", resumed ? "going on with run" : "run", run.run_id(),
                run_dir, server->public_address());

@@ -50,6 +50,7 @@ Json ConfigJson(const TrainingConfig& config) {
   json["num_train_samples"] = config.num_train_samples();
   json["num_test_samples"] = config.num_test_samples();
   json["data_digest"] = config.data_digest();
+  json["reproducible"] = config.reproducible();
   return json;
 }
 

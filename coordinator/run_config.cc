@@ -1,6 +1,8 @@
 #include "coordinator/run_config.h"
 
+#include "absl/strings/str_cat.h"
 #include "common/model_choice.h"
+#include "common/sampling_plan.h"
 #include "common/status_macros.h"
 
 namespace ringmaster {
@@ -9,6 +11,11 @@ absl::StatusOr<TrainingConfig> MakeTrainingConfig(const Settings& settings, cons
                                                   const std::string& data_digest) {
   RM_ASSIGN_OR_RETURN(const ModelSpec model, ModelFor(settings, dataset));
   RM_RETURN_IF_ERROR(settings.optimizer.Validate());
+  if (settings.reproducible && settings.global_batch > kMostReproducibleBatch) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a reproducible run sums exactly up to ", kMostReproducibleBatch, " samples a step, not ",
+        settings.global_batch, ": lower --global-batch or leave out --reproducible"));
+  }
   TrainingConfig config;
   for (const int width : model.layers) config.add_layers(static_cast<uint32_t>(width));
   const OptimizerSpec& optimizer = settings.optimizer;
@@ -23,6 +30,7 @@ absl::StatusOr<TrainingConfig> MakeTrainingConfig(const Settings& settings, cons
   config.set_num_train_samples(dataset.train.num_samples);
   config.set_num_test_samples(dataset.test.num_samples);
   config.set_data_digest(data_digest);
+  config.set_reproducible(settings.reproducible);
   return config;
 }
 

@@ -28,7 +28,8 @@ void AddScalar(const std::string& tag, double value, Summary* summary) {
 }
 
 SamplingPlan Plan(const TrainingConfig& config) {
-  return {config.seed(), config.num_train_samples(), config.global_batch()};
+  return {config.seed(), config.num_train_samples(), config.global_batch(),
+          SliceGranularity(config.reproducible())};
 }
 
 std::string ConfigTable(const TrainingConfig& config) {
@@ -45,6 +46,7 @@ std::string ConfigTable(const TrainingConfig& config) {
   row("training samples", config.num_train_samples());
   row("test samples", config.num_test_samples());
   row("seed", config.seed());
+  if (config.reproducible()) row("reproducible", "yes");
   row("data digest", config.data_digest());
   return table;
 }
@@ -134,7 +136,8 @@ absl::Status RunLogger::LogEpoch(uint32_t epoch, absl::Time now) {
 
 void RunLogger::AddToWindows(const GlobalRecord& record) {
   const int world_size = RanksTimed(record);
-  const PositionRange batch = Plan(config_).Batch(record.step());
+  const SamplingPlan plan = Plan(config_);
+  const PositionRange batch = plan.Batch(record.step());
   windows_.resize(world_size);
   for (int rank = 0; rank < world_size; ++rank) {
     // A rank has no times before its first step is over.
@@ -142,7 +145,7 @@ void RunLogger::AddToWindows(const GlobalRecord& record) {
     RankWindow& window = windows_[rank];
     window.compute_us += record.compute_us(rank);
     window.all_reduce_us += record.all_reduce_us(rank);
-    window.samples += SliceForRank(batch, rank, world_size).count;
+    window.samples += plan.Slice(batch, rank, world_size).count;
     window.steps += 1;
   }
 }

@@ -70,16 +70,31 @@ class Server::Impl {
 Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Server::~Server() = default;
 
+namespace {
+
+absl::Status CannotListen(const std::string& listen) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("cannot listen on ", listen,
+                   ": the port is taken, or the address is not of this machine. Choose another "
+                   "with --listen HOST:PORT (port 0 picks a free one)"));
+}
+
+}  // namespace
+
+absl::Status Server::CheckAddress(const std::string& listen) {
+  grpc::ServerBuilder builder;
+  int port = 0;
+  builder.AddListeningPort(listen, MakeServerCredentials(listen), &port);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  return server != nullptr && port != 0 ? absl::OkStatus() : CannotListen(listen);
+}
+
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const std::string& listen, Run* run,
                                                       std::shared_ptr<const DatasetFiles> files) {
   auto impl = std::make_unique<Impl>(run, std::move(files));
   const int port = impl->Listen(listen);
-  if (port == 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("cannot listen on ", listen,
-                     ": the port is taken, or the address is not of this machine. Choose another "
-                     "with --listen HOST:PORT (port 0 picks a free one)"));
-  }
+  if (port == 0) return CannotListen(listen);
   const std::string host = listen.substr(0, listen.rfind(':'));
   std::unique_ptr<Server> server(new Server(std::move(impl)));
   const std::string local = host == "[::]" ? "[::1]" : "127.0.0.1";

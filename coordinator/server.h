@@ -15,6 +15,10 @@ namespace ringmaster {
 
 class Server {
  public:
+  // INVALID_ARGUMENT if `listen` ("HOST:PORT") is taken or not of this machine. Answers before there
+  // is a run to serve, so that nothing of it needs to be taken back.
+  static absl::Status CheckAddress(const std::string& listen);
+
   // Listens on `listen` ("HOST:PORT", port 0 picks a free one) and serves `run`, which it borrows.
   // INVALID_ARGUMENT: nobody can listen there (the port is taken, the address not ours).
   static absl::StatusOr<std::unique_ptr<Server>> Start(const std::string& listen, Run* run,

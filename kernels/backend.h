@@ -27,6 +27,7 @@
 #include "common/model.h"
 #include "common/sampling_plan.h"
 #include "common/step_tail.h"
+#include "kernels/device_span.h"
 
 namespace ringmaster {
 
@@ -38,6 +39,9 @@ struct BackendOptions {
   SamplingPlan plan;
   int device = 0;   // CUDA ordinal; ignored on CPU
   int threads = 1;  // CPU threads for the matrix products; ignored on CUDA
+  // The arithmetic of kernels/exact.h: the same bits on every backend and at any world size. The
+  // slices must then be cut in units of kMicroShard: plan.granularity is SliceGranularity(true).
+  bool reproducible = false;
 };
 
 // What to compute in one step: this rank's positions of `epoch`, and the flags it raises.
@@ -57,12 +61,6 @@ struct RankTimes {
 struct ReducedRecord {
   StepRecord record;
   std::vector<RankTimes> rank_times;  // [world_size]; zeros where a rank has not measured yet
-};
-
-// Floats in the backend's own memory (device memory for CUDA).
-struct DeviceSpan {
-  float* data = nullptr;
-  size_t count = 0;
 };
 
 class Backend {
@@ -90,7 +88,10 @@ class Backend {
   // Samples, digest and counts in the tail are measured where pixels are gathered.
   virtual absl::Status ComputeGradient(const StepWork& work) = 0;
   // Applies the optimizer to the reduced gradient divided by the reduced sample count, advances
-  // `step`, and publishes the record for Collect(). A poisoned backend changes nothing.
+  // `step`, and publishes the record for Collect(). A poisoned backend changes nothing. So does,
+  // from then on, every rank of a reproducible run when a gradient of one of them was not a number
+  // or out of the range that can be summed exactly: OUT_OF_RANGE, here or, from an asynchronous
+  // backend, from Collect(), until SetWorld().
   virtual absl::Status ApplyUpdate() = 0;
 
   // Forward only over test samples [slice.first, slice.end()), in file order; zeroes the tail and
@@ -102,7 +103,8 @@ class Backend {
   // Returns the records published and not yet collected that are finished, oldest first. With
   // `all` it waits until every published record is; otherwise it waits for one if more than
   // max_in_flight() - 1 are outstanding and returns what is there. DEADLINE_EXCEEDED if that takes
-  // longer than `timeout`, ABORTED if the backend was poisoned meanwhile.
+  // longer than `timeout`, ABORTED if the backend was poisoned meanwhile, OUT_OF_RANGE as
+  // ApplyUpdate().
   virtual absl::StatusOr<std::vector<ReducedRecord>> Collect(bool all, absl::Duration timeout) = 0;
   // How many published records may be outstanding: 1 on a synchronous backend.
   virtual int max_in_flight() const = 0;
@@ -111,26 +113,28 @@ class Backend {
   // order. Waits for enqueued work.
   virtual absl::StatusOr<std::vector<uint8_t>> Predict(Split split, PositionRange slice) = 0;
 
-  // What the ranks sum each step: gradients, then the tail; stable until SetWorld().
-  // [num_parameters + tail::Size(world_size)]
+  // What the ranks sum each step: gradients, then the tail; stable until SetWorld(). Floats, or
+  // int64 when reproducible: then gradients in units of exact::kQuantum.
+  // [num_parameters + TailSize(element, world_size)]
   virtual DeviceSpan reduce_buffer() = 0;
-  // The tail alone: the end of reduce_buffer(). [tail::Size(world_size)]
+  // The tail alone: the end of reduce_buffer(). [TailSize(element, world_size)]
   virtual DeviceSpan tail_buffer() = 0;
 
   // The CUDA stream that all work is enqueued on, as a cudaStream_t; null on CPU.
   virtual void* stream() = 0;
 
   // For tests and tools: copies between host memory and the backend's own, ordered with the
-  // enqueued work, and waits. `host` holds span.count floats.
-  virtual absl::Status ReadBuffer(DeviceSpan span, float* host) = 0;
-  virtual absl::Status WriteBuffer(const float* host, DeviceSpan span) = 0;
+  // enqueued work, and waits. `host` holds span.count elements.
+  virtual absl::Status ReadBuffer(DeviceSpan span, void* host) = 0;
+  virtual absl::Status WriteBuffer(const void* host, DeviceSpan span) = 0;
 
   // From any thread: from now on no update reaches the state (an aborted collective leaves a
   // half-reduced buffer behind). Lasts until SetWorld().
   virtual void Poison() noexcept = 0;
 };
 
-// oneDNN on the CPU. INVALID_ARGUMENT if the model does not fit the data set.
+// oneDNN on the CPU, or own exact kernels when reproducible. INVALID_ARGUMENT if the model does not
+// fit the data set.
 absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(const BackendOptions& options,
                                                           const Dataset& dataset);
 

@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_format.h"
 #include "common/status_macros.h"
+#include "kernels/exact.h"
 
 namespace ringmaster {
 namespace {
@@ -33,6 +34,25 @@ absl::Status CheckModel(const ModelSpec& model, const Dataset& dataset) {
   return absl::OkStatus();
 }
 
+absl::Status CheckReproducible(const BackendOptions& options) {
+  if (!options.reproducible) return absl::OkStatus();
+  if (options.plan.granularity % kMicroShard != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("a reproducible backend wants slices of whole micro-shards of %d samples, "
+                        "the sampling plan cuts them in units of %d",
+                        kMicroShard, options.plan.granularity));
+  }
+  const uint32_t batch = options.plan.Batch(0).count;
+  if (batch > kMostReproducibleBatch) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("a reproducible run sums gradients as integers, which is exact for global "
+                        "batches of up to %d samples, not for %d: lower --global-batch or leave "
+                        "out --reproducible",
+                        kMostReproducibleBatch, batch));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status CheckBackendOptions(const BackendOptions& options, const Dataset& dataset) {
@@ -46,11 +66,20 @@ absl::Status CheckBackendOptions(const BackendOptions& options, const Dataset& d
         "wanted the same number and batches of at least 1",
         options.plan.num_samples, options.plan.global_batch, dataset.train.num_samples));
   }
+  RM_RETURN_IF_ERROR(CheckReproducible(options));
   if (options.threads < 1) {
     return absl::InvalidArgumentError(
         absl::StrFormat("%d CPU threads, wanted at least 1", options.threads));
   }
   return absl::OkStatus();
+}
+
+absl::Status OutOfRangeError(const std::string& place) {
+  return absl::OutOfRangeError(absl::StrFormat(
+      "%s: a gradient of %d samples is not a number, or not below %g in magnitude: --reproducible "
+      "cannot sum it exactly. The step was not applied on any rank. Training has most likely "
+      "diverged: lower --learning-rate, or leave out --reproducible to see it go on",
+      place, kMicroShard, exact::kGradientLimit));
 }
 
 }  // namespace ringmaster

@@ -4,6 +4,7 @@
 
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -15,6 +16,8 @@
 #include "worker/data_file.h"
 #include "worker/process.h"
 #include "worker/process_notes.h"
+#include "worker/restart_policy.h"
+#include "worker/state_vault.h"
 #include "worker/supervisor.h"
 
 namespace ringmaster {
@@ -23,6 +26,31 @@ namespace {
 // The numbers under which the processes find what they inherit.
 constexpr int kDataFd = 10;
 constexpr int kNoteFd = 11;
+constexpr int kVaultFd = 12;
+
+static_assert(kExitConsequence == static_cast<int>(ProcessEnd::kRunIsOver));
+
+// How a failed child is told of: where it was, what becomes of it.
+std::string Consequence(const ChildFailure& failure) {
+  switch (failure.then) {
+    case ChildFailure::Then::kNodeEnds:
+      return "; this node cannot go on without it";
+    case ChildFailure::Then::kRunIsOver:
+      return "; the run is over";
+    case ChildFailure::Then::kRestart:
+      break;
+  }
+  if (failure.wait == absl::ZeroDuration()) return "; it is started anew";
+  return absl::StrCat("; it is started anew in ", absl::FormatDuration(failure.wait), ", because ",
+                      failure.futile_lives, " lives in a row ended before they had trained");
+}
+
+// One death may have any cause; several in a row have a reason that the user needs to see.
+bool ShowsLastLines(const ChildFailure& failure) {
+  return !failure.last_lines.empty() &&
+         (failure.then == ChildFailure::Then::kNodeEnds || failure.futile_lives >= 2 ||
+          spdlog::should_log(spdlog::level::debug));
+}
 
 class Agent {
  public:
@@ -73,41 +101,62 @@ class Agent {
     RM_ASSIGN_OR_RETURN(Child child, Child::Start(Options("fetch", settings)));
     Supervisor::Options options;
     options.label = [this](size_t) { return host_ + " data"; };
+    options.on_failure = [](const ChildFailure& failure) {
+      if (failure.status.signal == 0) return;  // it said why itself
+      spdlog::error("the process that fetches the data set {}", failure.status.Describe());
+    };
     Supervisor supervisor(&signals_, options);
     supervisor.Add(std::move(child));
-    const SupervisorResult result = supervisor.Run();
+    return ExitCode(supervisor.Run());
+  }
+
+  static int ExitCode(const SupervisorResult& result) {
     if (result.stop_signal != 0) return ExitCodeForSignal(result.stop_signal);
-    if (result.all_ok) return 0;
-    if (result.cause && result.cause->status.signal != 0) {
-      spdlog::error("the process that fetches the data set {}", result.cause->status.Describe());
-    }
-    return result.cause && result.cause->status.code == 2 ? 2 : 1;
+    if (result.ok) return 0;
+    const bool wrong =
+        result.cause && MeaningOf(result.cause->status) == ProcessEnd::kMisconfigured;
+    return wrong ? 2 : 1;
   }
 
   absl::StatusOr<int> RunProcesses() {
     RM_ASSIGN_OR_RETURN(ProcessNotes notes, ProcessNotes::Create(layout_.processes));
+    std::vector<StateVault> vaults;
+    for (int i = 0; i < layout_.processes; ++i) {
+      RM_ASSIGN_OR_RETURN(StateVault vault, StateVault::Create());
+      vaults.push_back(std::move(vault));
+    }
+    const auto start = [&](size_t index) {
+      const int local_rank = static_cast<int>(index);
+      notes.Forget(local_rank);
+      return Child::Start(ProcessOptions(local_rank, notes.fd(), vaults[index].fd()));
+    };
     Supervisor::Options options;
-    options.consequence_code = kExitConsequence;
-    options.label = [this, &notes](size_t i) { return Label(notes, i); };
+    options.restart = start;
+    options.trained = [&notes](size_t i) { return notes[static_cast<int>(i)].step >= 0; };
+    options.on_failure = [&](const ChildFailure& failure) { Explain(failure, notes); };
+    options.label = [&](size_t i) { return Label(notes, i); };
     Supervisor supervisor(&signals_, options);
     for (int i = 0; i < layout_.processes; ++i) {
-      Settings settings = settings_;
-      settings.data_fd = kDataFd;
-      settings.note_fd = kNoteFd;
-      settings.local_rank = i;
-      settings.local_world_size = layout_.processes;
-      settings.node_id = node_id_;
-      settings.backend = layout_.cuda ? BackendChoice::kCuda : BackendChoice::kCpu;
-      ChildOptions child_options = Options("process", settings);
-      child_options.descriptors.push_back({notes.fd(), kNoteFd});
-      RM_ASSIGN_OR_RETURN(Child child, Child::Start(child_options));
+      RM_ASSIGN_OR_RETURN(Child child, start(static_cast<size_t>(i)));
       supervisor.Add(std::move(child));
     }
-    const SupervisorResult result = supervisor.Run();
-    if (result.cause && result.stop_signal == 0) Explain(*result.cause, notes);
-    if (result.stop_signal != 0) return ExitCodeForSignal(result.stop_signal);
-    if (result.all_ok) return 0;
-    return result.cause && result.cause->status.code == 2 ? 2 : 1;
+    return ExitCode(supervisor.Run());
+  }
+
+  // The same for each life of a process.
+  ChildOptions ProcessOptions(int local_rank, int note_fd, int vault_fd) const {
+    Settings settings = settings_;
+    settings.data_fd = kDataFd;
+    settings.note_fd = kNoteFd;
+    settings.vault_fd = kVaultFd;
+    settings.local_rank = local_rank;
+    settings.local_world_size = layout_.processes;
+    settings.node_id = node_id_;
+    settings.backend = layout_.cuda ? BackendChoice::kCuda : BackendChoice::kCpu;
+    ChildOptions options = Options("process", settings);
+    options.descriptors.push_back({note_fd, kNoteFd});
+    options.descriptors.push_back({vault_fd, kVaultFd});
+    return options;
   }
 
   std::string Label(ProcessNotes& notes, size_t local_rank) const {
@@ -116,9 +165,9 @@ class Agent {
     return absl::StrCat(host_, " rank ", rank);
   }
 
-  void Explain(const ChildFailure& cause, ProcessNotes& notes) const {
-    const ProcessNote& note = notes[static_cast<int>(cause.index)];
-    std::string who = absl::StrCat("local rank ", cause.index);
+  void Explain(const ChildFailure& failure, ProcessNotes& notes) const {
+    const ProcessNote& note = notes[static_cast<int>(failure.index)];
+    std::string who = absl::StrCat("local rank ", failure.index);
     if (note.rank >= 0) {
       who = absl::StrCat("rank ", note.rank.load(), " of ", note.world_size.load(), " (", who, ")");
     }
@@ -127,11 +176,13 @@ class Agent {
       when = absl::StrCat("after epoch ", note.epoch.load(), ", step ", note.step.load());
     }
     std::string lines;
-    if (!cause.last_lines.empty()) {
-      lines = absl::StrCat(". Its last lines:\n  ", absl::StrJoin(cause.last_lines, "\n  "));
+    if (ShowsLastLines(failure)) {
+      lines = absl::StrCat(". Its last lines:\n  ", absl::StrJoin(failure.last_lines, "\n  "));
     }
-    spdlog::error("{} on host {}, pid {}, {} {}; the run cannot go on without it{}", who, host_,
-                  cause.pid, cause.status.Describe(), when, lines);
+    const bool fatal = failure.then == ChildFailure::Then::kNodeEnds;
+    spdlog::log(fatal ? spdlog::level::err : spdlog::level::warn,
+                "{} on host {}, pid {}, {} {}{}{}", who, host_, failure.pid,
+                failure.status.Describe(), when, Consequence(failure), lines);
   }
 
   const Settings settings_;

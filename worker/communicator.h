@@ -4,9 +4,8 @@
 // time, any number of times.
 #pragma once
 
-#include <cstddef>
-
 #include "absl/status/status.h"
+#include "kernels/device_span.h"
 
 namespace ringmaster {
 
@@ -19,12 +18,13 @@ class Communicator {
   // "nccl", "gloo" or "solo".
   virtual const char* name() const = 0;
 
-  // Sums `count` floats at `data` over all ranks, in place. Every rank calls it with the same
-  // count. After it every rank holds the same bits. An asynchronous communicator (NCCL) enqueues on
-  // its stream and returns; others return when the sum is there. UNAVAILABLE: a peer is gone.
-  // ABORTED: Abort() was called. DEADLINE_EXCEEDED: a peer did not answer within the communicator's
-  // timeout. After an error the buffer is undefined and the communicator can only be destroyed.
-  virtual absl::Status AllReduceSum(float* data, size_t count) = 0;
+  // Sums `data` over all ranks, in place: floats, or int64 modulo 2^64. Every rank calls it with
+  // the same count and element. After it every rank holds the same bits. An asynchronous
+  // communicator (NCCL) enqueues on its stream and returns; others return when the sum is there.
+  // UNAVAILABLE: a peer is gone. ABORTED: Abort() was called. DEADLINE_EXCEEDED: a peer did not
+  // answer within the communicator's timeout. After an error the buffer is undefined and the
+  // communicator can only be destroyed.
+  virtual absl::Status AllReduceSum(DeviceSpan data) = 0;
 
   // Errors of work enqueued earlier, for asynchronous communicators. Does not block. Codes as
   // AllReduceSum.

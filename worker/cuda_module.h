@@ -34,7 +34,7 @@ struct NcclOptions {
   absl::Duration timeout = absl::Seconds(60);
 };
 
-inline constexpr int kCudaModuleAbi = 1;
+inline constexpr int kCudaModuleAbi = 2;
 
 struct CudaModule {
   int abi;  // kCudaModuleAbi of the tree it was built from

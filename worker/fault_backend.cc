@@ -56,10 +56,10 @@ class FaultBackend : public Backend {
   DeviceSpan reduce_buffer() override { return backend_->reduce_buffer(); }
   DeviceSpan tail_buffer() override { return backend_->tail_buffer(); }
   void* stream() override { return backend_->stream(); }
-  absl::Status ReadBuffer(DeviceSpan span, float* host) override {
+  absl::Status ReadBuffer(DeviceSpan span, void* host) override {
     return backend_->ReadBuffer(span, host);
   }
-  absl::Status WriteBuffer(const float* host, DeviceSpan span) override {
+  absl::Status WriteBuffer(const void* host, DeviceSpan span) override {
     return backend_->WriteBuffer(host, span);
   }
   void Poison() noexcept override { backend_->Poison(); }

@@ -36,8 +36,21 @@ std::string AddressKey(int rank, const char* link) {
   return absl::StrCat("gloo/", rank, "/", link);
 }
 
-void Add(const float* addend, size_t count, float* sum) {
-  for (size_t i = 0; i < count; ++i) sum[i] += addend[i];
+template <typename T>
+void Add(const void* addend, size_t count, void* sum) {
+  const T* const from = static_cast<const T*>(addend);
+  T* const to = static_cast<T*>(sum);
+  for (size_t i = 0; i < count; ++i) to[i] += from[i];
+}
+
+// Adds `count` elements to those of `sum` from `offset` on.
+void AddTo(const void* addend, size_t count, DeviceSpan sum, size_t offset) {
+  if (sum.element == Element::kInt64) {
+    // Unsigned: the sum wraps.
+    Add<uint64_t>(addend, count, sum.integers() + offset);
+  } else {
+    Add<float>(addend, count, sum.floats() + offset);
+  }
 }
 
 }  // namespace
@@ -110,12 +123,12 @@ absl::Status GlooCommunicator::Connect(const Link& link, KeyValueStore* store,
   return absl::OkStatus();
 }
 
-absl::Status GlooCommunicator::AllReduceSum(float* data, size_t count) {
+absl::Status GlooCommunicator::AllReduceSum(DeviceSpan data) {
   if (aborted_ || failed_) return Failure(nullptr);
-  if (count == 0) return absl::OkStatus();
+  if (data.count == 0) return absl::OkStatus();
   deadline_ = Clock::now() + absl::ToChronoNanoseconds(timeout_);
   try {
-    Pin(data, count);
+    Pin(data);
     if (!(world_size_ == 2 ? Exchange() : RunRing())) return Failure(nullptr);
   } catch (const std::exception& e) {
     return Failure(&e);
@@ -135,39 +148,39 @@ void GlooCommunicator::Abort() noexcept {
 }
 
 // A training step reduces the same buffer again and again: it is made known to Gloo once.
-void GlooCommunicator::Pin(float* data, size_t count) {
-  if (data == data_ && count == count_) return;
+void GlooCommunicator::Pin(DeviceSpan data) {
+  if (data == data_) return;
   data_ = data;
-  count_ = count;
-  MakeBuffer(right_, data, count, &outgoing_);
-  MakeBuffer(left_, data, count, &incoming_);
+  MakeBuffer(right_, data.data, data.bytes(), &outgoing_);
+  MakeBuffer(left_, data.data, data.bytes(), &incoming_);
   // A world of two adds once, all of it.
   const int addends = world_size_ == 2 ? 1 : 2;
-  const size_t longest = world_size_ == 2 ? count : count / world_size_ + 1;
+  const size_t longest = world_size_ == 2 ? data.count : data.count / world_size_ + 1;
+  const size_t bytes = BytesOf(longest);
   for (int i = 0; i < addends; ++i) {
-    if (scratch_[i].size() >= longest) continue;
-    scratch_[i].resize(longest);
-    MakeBuffer(left_, scratch_[i].data(), longest, &addends_[i]);
+    if (scratch_[i].size() >= bytes) continue;
+    scratch_[i].resize(bytes);
+    MakeBuffer(left_, scratch_[i].data(), bytes, &addends_[i]);
   }
 }
 
 // Gloo tells a lost connection to the transfers that wait for their turn, and forgets the one that
 // is half done: its wait would last until the timeout. So each buffer also waits, on a slot that
 // nobody sends to, for its connection to be lost; that error ends the waits for its transfers too.
-void GlooCommunicator::MakeBuffer(const Link& link, float* data, size_t count,
+void GlooCommunicator::MakeBuffer(const Link& link, void* data, size_t bytes,
                                   std::unique_ptr<Buffer>* buffer) {
   MutexLock lock(&mutex_);
-  *buffer = link.transport->createUnboundBuffer(data, count * sizeof(float));
+  *buffer = link.transport->createUnboundBuffer(data, bytes);
   (*buffer)->recv(link.peer, kUnusedSlot, 0, 0);
 }
 
 bool GlooCommunicator::Exchange() {
-  const Chunk whole{0, count_};
-  addends_[0]->recv(left_.peer, 0, 0, count_ * sizeof(float));
+  const Chunk whole{0, data_.count};
+  addends_[0]->recv(left_.peer, 0, 0, data_.bytes());
   Send(whole, 0);
   // Adding overwrites what is being sent: the sending must be over.
   if (aborted_ || !addends_[0]->waitRecv(nullptr, TimeLeft()) || !FinishSend(whole)) return false;
-  Add(scratch_[0].data(), count_, data_);
+  AddTo(scratch_[0].data(), data_.count, data_, 0);
   return true;
 }
 
@@ -188,14 +201,14 @@ bool GlooCommunicator::RunRing() {
 
 GlooCommunicator::Chunk GlooCommunicator::ChunkAt(int index) const {
   const size_t i = (index + 2 * world_size_) % world_size_;  // index > -2 * world_size
-  const size_t begin = count_ * i / world_size_;
-  return {begin, count_ * (i + 1) / world_size_ - begin};
+  const size_t begin = data_.count * i / world_size_;
+  return {begin, data_.count * (i + 1) / world_size_ - begin};
 }
 
-// Chunks are empty where there are more ranks than floats: both ends know, and nothing is sent.
+// Chunks are empty where there are more ranks than elements: both ends know, and nothing is sent.
 void GlooCommunicator::Send(Chunk chunk, int step) {
   if (chunk.count == 0) return;
-  outgoing_->send(right_.peer, step, chunk.offset * sizeof(float), chunk.count * sizeof(float));
+  outgoing_->send(right_.peer, step, BytesOf(chunk.offset), BytesOf(chunk.count));
 }
 
 bool GlooCommunicator::FinishSend(Chunk chunk) {
@@ -205,12 +218,12 @@ bool GlooCommunicator::FinishSend(Chunk chunk) {
 void GlooCommunicator::PostReceive(int step) {
   const Chunk chunk = ChunkAt(rank_ - step - 1);
   if (chunk.count == 0) return;
-  const size_t bytes = chunk.count * sizeof(float);
+  const size_t bytes = BytesOf(chunk.count);
   if (IsReducing(step)) {
     addends_[step % 2]->recv(left_.peer, step, 0, bytes);
   } else {
     // May be posted early: the sum comes only after this rank has sent its own part of it.
-    incoming_->recv(left_.peer, step, chunk.offset * sizeof(float), bytes);
+    incoming_->recv(left_.peer, step, BytesOf(chunk.offset), bytes);
   }
 }
 
@@ -219,7 +232,7 @@ bool GlooCommunicator::FinishReceive(int step) {
   if (chunk.count == 0) return true;
   Buffer& buffer = IsReducing(step) ? *addends_[step % 2] : *incoming_;
   if (aborted_ || !buffer.waitRecv(nullptr, TimeLeft())) return false;
-  if (IsReducing(step)) Add(scratch_[step % 2].data(), chunk.count, data_ + chunk.offset);
+  if (IsReducing(step)) AddTo(scratch_[step % 2].data(), chunk.count, data_, chunk.offset);
   return true;
 }
 

@@ -61,7 +61,7 @@ class GlooCommunicator : public Communicator {
   int world_size() const override { return world_size_; }
   const char* name() const override { return "gloo"; }
 
-  absl::Status AllReduceSum(float* data, size_t count) override;
+  absl::Status AllReduceSum(DeviceSpan data) override;
   void Abort() noexcept override;
 
  private:
@@ -74,7 +74,7 @@ class GlooCommunicator : public Communicator {
     int peer;
     std::shared_ptr<gloo::transport::Context> transport;
   };
-  // A part of the data, in floats.
+  // A part of the data, in elements.
   struct Chunk {
     size_t offset = 0;
     size_t count = 0;
@@ -85,8 +85,9 @@ class GlooCommunicator : public Communicator {
   absl::Status Open(const Options& options);
   absl::Status Connect(const Link& link, KeyValueStore* store, absl::Time deadline) const;
 
-  void Pin(float* data, size_t count);
-  void MakeBuffer(const Link& link, float* data, size_t count, std::unique_ptr<Buffer>* buffer);
+  void Pin(DeviceSpan data);
+  void MakeBuffer(const Link& link, void* data, size_t bytes, std::unique_ptr<Buffer>* buffer);
+  size_t BytesOf(size_t elements) const { return elements * ElementBytes(data_.element); }
   // These throw as Gloo does; false: aborted.
   bool Exchange();
   bool RunRing();
@@ -110,10 +111,9 @@ class GlooCommunicator : public Communicator {
   std::atomic<bool> aborted_{false};
   bool failed_ = false;
   Clock::time_point deadline_;  // of the running all-reduce
-  float* data_ = nullptr;       // what the buffers are pinned to
-  size_t count_ = 0;
+  DeviceSpan data_;             // what the buffers are pinned to
   // What arrives to be added: two in turn, so that the next can come while one is being added.
-  std::vector<float> scratch_[2];
+  std::vector<std::byte> scratch_[2];
 
   // Held to make, to delete and, by Abort(), to use the buffers; the collective's own thread, the
   // only one that makes and deletes them, uses them without it.

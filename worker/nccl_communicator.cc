@@ -156,13 +156,14 @@ absl::Status NcclCommunicator::Aborted() const {
                                          ": the all-reduce was aborted"));
 }
 
-absl::Status NcclCommunicator::AllReduceSum(float* data, size_t count) {
+absl::Status NcclCommunicator::AllReduceSum(DeviceSpan data) {
+  const ncclDataType_t type = data.element == Element::kInt64 ? ncclInt64 : ncclFloat32;
   RM_CUDA_RETURN_IF_ERROR(cudaSetDevice(options_.device));
   {
     MutexLock lock(&mutex_);
     if (handle_ == nullptr) return Aborted();
-    const ncclResult_t result = ncclAllReduce(data, data, count, ncclFloat32, ncclSum, handle_,
-                                              static_cast<cudaStream_t>(options_.stream));
+    const ncclResult_t result = ncclAllReduce(data.data, data.data, data.count, type, ncclSum,
+                                              handle_, static_cast<cudaStream_t>(options_.stream));
     if (result == ncclSuccess) return absl::OkStatus();
     if (result != ncclInProgress) return ErrorFrom(result, "ncclAllReduce");
   }

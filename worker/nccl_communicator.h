@@ -39,7 +39,7 @@ class NcclCommunicator final : public Communicator {
   int rank() const override { return options_.rank; }
   int world_size() const override { return options_.world_size; }
   const char* name() const override { return "nccl"; }
-  absl::Status AllReduceSum(float* data, size_t count) override;
+  absl::Status AllReduceSum(DeviceSpan data) override;
   absl::Status Poll() override;
   void Abort() noexcept override;
 

@@ -141,7 +141,9 @@ class RankProcess {
     BackendOptions options;
     options.model = ModelOf(config);
     RM_ASSIGN_OR_RETURN(options.optimizer, OptimizerOf(config));
-    options.plan = {config.seed(), config.num_train_samples(), config.global_batch()};
+    options.plan = {config.seed(), config.num_train_samples(), config.global_batch(),
+                    SliceGranularity(config.reproducible())};
+    options.reproducible = config.reproducible();
     RM_ASSIGN_OR_RETURN(auto backend, MakeBackend(device_, options, dataset_));
     const char* fault = std::getenv("RINGMASTER_FAULT");
     RM_ASSIGN_OR_RETURN(backend_, InjectFault(fault == nullptr ? "" : fault, std::move(backend)));

@@ -25,11 +25,13 @@ absl::StatusOr<ProcessNotes> ProcessNotes::Create(int num_processes) {
     return absl::ErrnoToStatus(errno, "cannot size shared memory");
   }
   RM_ASSIGN_OR_RETURN(ProcessNotes notes, Map(std::move(fd), num_processes));
-  for (int i = 0; i < num_processes; ++i) {
-    ProcessNote& note = notes[i];
-    for (auto* value : {&note.rank, &note.world_size, &note.epoch, &note.step}) value->store(-1);
-  }
+  for (int i = 0; i < num_processes; ++i) notes.Forget(i);
   return notes;
+}
+
+void ProcessNotes::Forget(int local_rank) {
+  ProcessNote& note = notes_[local_rank];
+  for (auto* value : {&note.rank, &note.world_size, &note.epoch, &note.step}) value->store(-1);
 }
 
 absl::StatusOr<ProcessNotes> ProcessNotes::Open(int fd, int num_processes) {

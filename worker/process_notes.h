@@ -33,6 +33,8 @@ class ProcessNotes {
 
   int fd() const { return fd_.get(); }
   ProcessNote& operator[](int local_rank) { return notes_[local_rank]; }
+  // As new: for the agent, before it starts the next process of that local rank.
+  void Forget(int local_rank);
 
  private:
   ProcessNotes(UniqueFd fd, ProcessNote* notes, int size);

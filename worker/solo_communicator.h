@@ -16,7 +16,7 @@ class SoloCommunicator : public Communicator {
   const char* name() const override { return "solo"; }
 
   // ABORTED after Abort(), otherwise OK.
-  absl::Status AllReduceSum(float* /*data*/, size_t /*count*/) override {
+  absl::Status AllReduceSum(DeviceSpan /*data*/) override {
     return aborted_ ? absl::AbortedError("the communicator of rank 0 of 1 was aborted")
                     : absl::OkStatus();
   }

@@ -19,35 +19,55 @@ constexpr size_t kMaxLine = 1 << 16;
 Supervisor::Supervisor(StopSignals* signals, Options options)
     : signals_(signals), options_(std::move(options)) {
   if (!options_.relay) options_.relay = RelayLine;
+  if (!options_.trained) options_.trained = [](size_t) { return false; };
+  if (!options_.on_failure) options_.on_failure = [](const ChildFailure&) {};
 }
 
-void Supervisor::Add(Child child) { members_.emplace_back(std::move(child)); }
+void Supervisor::Member::Begin(Child begun) {
+  child.emplace(std::move(begun));
+  started = absl::Now();
+  for (int i = 0; i < 2; ++i) {
+    partial[i].clear();
+    open[i] = true;
+  }
+  last_lines.clear();
+  restart_at = absl::InfiniteFuture();
+}
+
+void Supervisor::Add(Child child) { members_.emplace_back(std::move(child), options_.waits); }
 
 SupervisorResult Supervisor::Run() {
-  result_.all_ok = true;
   while (!AllEnded()) {
-    std::vector<int> descriptors = {signals_->fd()};
-    for (const Member& member : members_) {
-      if (member.ended) continue;
-      descriptors.push_back(member.child.pidfd());
-      if (member.open[0]) descriptors.push_back(member.child.stdout_fd());
-      if (member.open[1]) descriptors.push_back(member.child.stderr_fd());
-    }
-    WaitReadable(descriptors, (told_ ? kill_at_ : terminate_at_) - absl::Now());
+    Wait();
     HandleSignals();
     for (size_t i = 0; i < members_.size(); ++i) {
-      if (members_[i].ended) continue;
-      ReadOutput(i);
-      Reap(i);
+      if (members_[i].running()) {
+        ReadOutput(i);
+        Reap(i);
+      }
+      RestartWhenDue(i);
     }
     Press();
   }
   return std::move(result_);
 }
 
+void Supervisor::Wait() {
+  std::vector<int> descriptors = {signals_->fd()};
+  absl::Time wake = told_ ? kill_at_ : terminate_at_;
+  for (const Member& member : members_) {
+    wake = std::min(wake, member.restart_at);
+    if (!member.running()) continue;
+    descriptors.push_back(member.child->pidfd());
+    if (member.open[0]) descriptors.push_back(member.child->stdout_fd());
+    if (member.open[1]) descriptors.push_back(member.child->stderr_fd());
+  }
+  WaitReadable(descriptors, wake - absl::Now());
+}
+
 void Supervisor::ReadOutput(size_t index) {
   Member& member = members_[index];
-  const int descriptors[2] = {member.child.stdout_fd(), member.child.stderr_fd()};
+  const int descriptors[2] = {member.child->stdout_fd(), member.child->stderr_fd()};
   for (int i = 0; i < 2; ++i) {
     char buffer[1 << 14];
     ssize_t count = 0;
@@ -79,20 +99,68 @@ void Supervisor::TakeLine(size_t index, const std::string& line) {
 
 void Supervisor::Reap(size_t index) {
   Member& member = members_[index];
-  const std::optional<ExitStatus> status = member.child.Poll();
+  const std::optional<ExitStatus> status = member.child->Poll();
   if (!status) return;
   ReadOutput(index);  // what it wrote between the last look and its end
-  for (std::string& partial : member.partial) {
+  for (const std::string& partial : member.partial) {
     if (!partial.empty()) TakeLine(index, partial);
   }
-  member.ended = true;
-  if (status->ok()) return;
-  result_.all_ok = false;
-  const bool consequence = status->signal == 0 && status->code == options_.consequence_code;
-  if (!result_.cause && !consequence && !told_) {
-    result_.cause = ChildFailure{index, member.child.pid(), *status, member.last_lines};
+  const pid_t pid = member.child->pid();
+  member.child.reset();
+  if (!told_ && result_.stop_signal == 0) OnEnd(index, pid, *status);
+}
+
+void Supervisor::OnEnd(size_t index, pid_t pid, const ExitStatus& status) {
+  switch (MeaningOf(status)) {
+    case ProcessEnd::kFinished:
+      if (!over_) result_.ok = true;
+      return ConcludeRun(options_.good_end);
+    case ProcessEnd::kRunIsOver:
+      return ConcludeRun(options_.own_end);
+    default:
+      return OnFailure(index, pid, status);
   }
-  terminate_at_ = std::min(terminate_at_, absl::Now() + options_.own_end);
+}
+
+void Supervisor::ConcludeRun(absl::Duration own_end) {
+  over_ = true;
+  terminate_at_ = std::min(terminate_at_, absl::Now() + own_end);
+  for (Member& member : members_) member.restart_at = absl::InfiniteFuture();
+}
+
+void Supervisor::OnFailure(size_t index, pid_t pid, const ExitStatus& status) {
+  Member& member = members_[index];
+  ChildFailure failure;
+  failure.index = index;
+  failure.pid = pid;
+  failure.status = status;
+  failure.last_lines = member.last_lines;
+  const ProcessEnd how = MeaningOf(status);
+  const bool may_restart = how == ProcessEnd::kFailed || how == ProcessEnd::kRespawn;
+  if (over_) {
+    failure.then = ChildFailure::Then::kRunIsOver;
+  } else if (options_.restart && may_restart) {
+    const absl::Time now = absl::Now();
+    failure.then = ChildFailure::Then::kRestart;
+    failure.wait = member.policy.LifeEnded(how, member.started, now, options_.trained(index));
+    failure.futile_lives = member.policy.futile_lives();
+    member.restart_at = now + failure.wait;
+  } else {
+    result_.cause = failure;
+    ConcludeRun(options_.own_end);
+  }
+  options_.on_failure(failure);
+}
+
+void Supervisor::RestartWhenDue(size_t index) {
+  Member& member = members_[index];
+  if (absl::Now() < member.restart_at) return;
+  absl::StatusOr<Child> child = options_.restart(index);
+  if (child.ok()) return member.Begin(*std::move(child));
+  // As a life that ended where it began: the next try waits longer.
+  member.started = absl::Now();
+  member.last_lines = {std::string(child.status().message())};
+  OnFailure(index, 0, ExitStatus{static_cast<int>(ProcessEnd::kFailed), 0});
 }
 
 void Supervisor::HandleSignals() {
@@ -100,7 +168,7 @@ void Supervisor::HandleSignals() {
   if (signal == 0) return;
   if (result_.stop_signal != 0) return SignalAll(SIGKILL);
   result_.stop_signal = signal;
-  terminate_at_ = absl::Now();
+  ConcludeRun(absl::ZeroDuration());
 }
 
 void Supervisor::Press() {
@@ -115,12 +183,13 @@ void Supervisor::Press() {
 }
 
 bool Supervisor::AllEnded() const {
-  return std::all_of(members_.begin(), members_.end(), [](const Member& m) { return m.ended; });
+  return std::all_of(members_.begin(), members_.end(),
+                     [](const Member& m) { return !m.running() && !m.waiting(); });
 }
 
 void Supervisor::SignalAll(int signal) {
   for (Member& member : members_) {
-    if (!member.ended) member.child.Signal(signal);
+    if (member.running()) member.child->Signal(signal);
   }
 }
 

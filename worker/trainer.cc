@@ -108,13 +108,12 @@ absl::Status Trainer::TrainEpoch(uint32_t epoch, uint32_t first_step) {
 absl::Status Trainer::EnqueueStep(uint32_t epoch, uint32_t step) {
   StepWork work;
   work.epoch = epoch;
-  work.slice =
-      SliceForRank(options_.plan.Batch(step), communicator_->rank(), communicator_->world_size());
+  work.slice = options_.plan.Slice(options_.plan.Batch(step), communicator_->rank(),
+                                   communicator_->world_size());
   const uint32_t flags = flags_.exchange(0);
   for (int i = 0; i < tail::kFlagCount; ++i) work.flags[i] = flags >> i & 1;
   RM_RETURN_IF_ERROR(backend_->ComputeGradient(work));
-  const DeviceSpan buffer = backend_->reduce_buffer();
-  RM_RETURN_IF_ERROR(communicator_->AllReduceSum(buffer.data, buffer.count));
+  RM_RETURN_IF_ERROR(communicator_->AllReduceSum(backend_->reduce_buffer()));
   RM_RETURN_IF_ERROR(backend_->ApplyUpdate());
   FinishedStep published;
   published.epoch = epoch;
@@ -127,9 +126,8 @@ absl::Status Trainer::Evaluate(uint32_t epoch) {
   SetPosition({epoch, options_.plan.steps_per_epoch(), Phase::kEvaluate});
   const PositionRange whole{0, options_.num_test_samples};
   RM_RETURN_IF_ERROR(backend_->ComputeEvaluation(
-      SliceForRank(whole, communicator_->rank(), communicator_->world_size())));
-  const DeviceSpan buffer = backend_->tail_buffer();
-  RM_RETURN_IF_ERROR(communicator_->AllReduceSum(buffer.data, buffer.count));
+      options_.plan.Slice(whole, communicator_->rank(), communicator_->world_size())));
+  RM_RETURN_IF_ERROR(communicator_->AllReduceSum(backend_->tail_buffer()));
   RM_RETURN_IF_ERROR(backend_->FinishEvaluation());
   FinishedStep published;
   published.epoch = epoch;

@@ -12,7 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/status_macros.h"
-#include "coordinator/tensorboard/record.h"
+#include "coordinator/record.h"
 
 namespace ringmaster::tensorboard {
 namespace {

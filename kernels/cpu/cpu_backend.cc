@@ -1,22 +1,26 @@
 #include "kernels/cpu/cpu_backend.h"
 
-#include <dnnl.h>
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <cstring>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/status_macros.h"
 #include "kernels/backend_options.h"
 #include "kernels/cpu/aligned_buffer.h"
+#include "kernels/cpu/exact_perceptron.h"
 #include "kernels/cpu/instruction_set.h"
+#include "kernels/cpu/network.h"
 #include "kernels/cpu/perceptron.h"
+#include "kernels/tail_io.h"
 
 namespace ringmaster {
 namespace {
@@ -33,10 +37,41 @@ void Prefetch(const uint8_t* bytes, size_t count) {
   for (size_t i = 0; i < count; i += kCacheLine) __builtin_prefetch(bytes + i);
 }
 
+// Gradients, then the tail.
+class ReduceBuffer {
+ public:
+  ReduceBuffer() = default;
+  ReduceBuffer(Element element, size_t num_parameters, int world_size)
+      : tail_size_(TailSize(element, world_size)) {
+    const size_t count = num_parameters + tail_size_;
+    if (element == Element::kInt64) {
+      integers_ = AlignedBuffer<int64_t>(count);
+      whole_ = {integers_.data(), count};
+    } else {
+      floats_ = AlignedBuffer<float>(count);
+      whole_ = {floats_.data(), count};
+    }
+  }
+
+  DeviceSpan whole() const { return whole_; }
+  DeviceSpan gradients() const {
+    DeviceSpan part = whole_;
+    part.count -= tail_size_;
+    return part;
+  }
+  DeviceSpan tail() const { return whole_.Last(tail_size_); }
+
+ private:
+  AlignedBuffer<float> floats_;  // one of the two is empty
+  AlignedBuffer<int64_t> integers_;
+  DeviceSpan whole_;
+  size_t tail_size_ = 0;
+};
+
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(const BackendOptions& options, const Dataset& dataset, bool sparse_input,
-             const VectorKernels& kernels);
+  CpuBackend(const BackendOptions& options, const Dataset& dataset,
+             std::unique_ptr<Network> network);
 
   // oneDNN compiles its kernels at their first use, which takes longer than a hundred steps.
   absl::Status WarmUp();
@@ -53,15 +88,14 @@ class CpuBackend final : public Backend {
   absl::StatusOr<std::vector<ReducedRecord>> Collect(bool all, absl::Duration timeout) override;
   int max_in_flight() const override { return 1; }
   absl::StatusOr<std::vector<uint8_t>> Predict(Split split, PositionRange slice) override;
-  DeviceSpan reduce_buffer() override { return {buffer_.data(), buffer_.size()}; }
-  DeviceSpan tail_buffer() override { return {tail(), buffer_.size() - num_parameters_}; }
+  DeviceSpan reduce_buffer() override { return buffer_.whole(); }
+  DeviceSpan tail_buffer() override { return buffer_.tail(); }
   void* stream() override { return nullptr; }
-  absl::Status ReadBuffer(DeviceSpan span, float* host) override;
-  absl::Status WriteBuffer(const float* host, DeviceSpan span) override;
+  absl::Status ReadBuffer(DeviceSpan span, void* host) override;
+  absl::Status WriteBuffer(const void* host, DeviceSpan span) override;
   void Poison() noexcept override { poisoned_ = true; }
 
  private:
-  float* tail() { return buffer_.data() + num_parameters_; }
   const DatasetSplit& split(Split which) const {
     return which == Split::kTrain ? dataset_.train : dataset_.test;
   }
@@ -71,54 +105,47 @@ class CpuBackend final : public Backend {
               StepRecord* record);
   void CountChunk(int rows, StepRecord* record) const;
   absl::Status ComputeChunks(const StepWork& work, StepRecord* record);
-  void WriteTail(const StepRecord& record);
-  void Update(uint64_t samples);
-  void UpdateAdam(float scale);
-  void Publish(const StepRecord& record);
+  absl::Status OutOfRange() const;
 
   const BackendOptions options_;
   const Dataset& dataset_;
-  const VectorKernels& kernels_;
   const size_t num_parameters_;
-  Perceptron perceptron_;
+  const std::unique_ptr<Network> network_;
   std::vector<uint32_t> samples_;  // ids of the current chunk's samples
   TrainState state_;
-  AlignedBuffer<float> buffer_;  // gradients, then the tail
+  ReduceBuffer buffer_;
   int rank_ = 0;
   int world_size_ = 1;
   std::vector<ReducedRecord> published_;
   std::atomic<bool> poisoned_ = false;
+  bool out_of_range_ = false;  // a gradient was: nothing is applied any more
 
   Clock::duration gradient_time_{};
   Clock::time_point gradient_end_;
   std::optional<RankTimes> measured_;  // of the last finished step
 };
 
-CpuBackend::CpuBackend(const BackendOptions& options, const Dataset& dataset, bool sparse_input,
-                       const VectorKernels& kernels)
+CpuBackend::CpuBackend(const BackendOptions& options, const Dataset& dataset,
+                       std::unique_ptr<Network> network)
     : options_(options),
       dataset_(dataset),
-      kernels_(kernels),
       num_parameters_(options.model.num_parameters()),
-      perceptron_(options.model, sparse_input, options.threads, kernels),
-      samples_(perceptron_.max_rows()),
+      network_(std::move(network)),
+      samples_(network_->max_rows()),
       state_(InitialState(options.model, options.plan.seed)),
-      buffer_(num_parameters_ + tail::Size(1)) {}
+      buffer_(network_->element(), num_parameters_, 1) {}
 
 absl::Status CpuBackend::WarmUp() {
-  RM_RETURN_IF_ERROR(perceptron_.Forward(state_.parameters.data(), perceptron_.max_rows()));
+  RM_RETURN_IF_ERROR(network_->Forward(state_.parameters.data(), network_->max_rows()));
   for (const bool first_chunk : {true, false}) {
-    RM_RETURN_IF_ERROR(perceptron_.Backward(state_.parameters.data(), first_chunk, buffer_.data()));
+    RM_RETURN_IF_ERROR(
+        network_->Backward(state_.parameters.data(), first_chunk, buffer_.gradients()));
   }
   return SetWorld(0, 1);
 }
 
 std::string CpuBackend::description() const {
-  const dnnl_version_t& dnnl = *dnnl_version();
-  return absl::StrFormat("CPU, %s, oneDNN %d.%d.%d, %d thread%s, %s first layer", kernels_.name,
-                         dnnl.major, dnnl.minor, dnnl.patch, options_.threads,
-                         options_.threads == 1 ? "" : "s",
-                         perceptron_.sparse_input() ? "sparse" : "dense");
+  return absl::StrCat("CPU, ", network_->description());
 }
 
 absl::Status CpuBackend::SetWorld(int rank, int world_size) {
@@ -128,12 +155,13 @@ absl::Status CpuBackend::SetWorld(int rank, int world_size) {
                         "size of at most %d",
                         rank, world_size, tail::kMaxWorldSize));
   }
-  buffer_ = AlignedBuffer<float>(num_parameters_ + tail::Size(world_size));
+  buffer_ = ReduceBuffer(network_->element(), num_parameters_, world_size);
   rank_ = rank;
   world_size_ = world_size;
   measured_.reset();
   published_.clear();
   poisoned_ = false;
+  out_of_range_ = false;
   return absl::OkStatus();
 }
 
@@ -180,8 +208,7 @@ void CpuBackend::Gather(const DatasetSplit& split, const Permutation* order, Pos
       Prefetch(&split.images[samples_[row + kLookAhead] * pixels], pixels);
     }
     const uint32_t sample = samples_[row];
-    perceptron_.input().Load(row, &split.images[sample * pixels]);
-    perceptron_.labels()[row] = split.labels[sample];
+    network_->Load(row, &split.images[sample * pixels], split.labels[sample]);
     record->digest += SampleFingerprint(sample);
     ++record->samples;
   }
@@ -189,40 +216,34 @@ void CpuBackend::Gather(const DatasetSplit& split, const Permutation* order, Pos
 
 void CpuBackend::CountChunk(int rows, StepRecord* record) const {
   for (int row = 0; row < rows; ++row) {
-    const float loss = perceptron_.losses()[row];
-    const bool is_correct =
-        perceptron_.predictions()[row] == static_cast<int32_t>(perceptron_.labels()[row]);
+    const float loss = network_->loss(row);
     if (std::isfinite(loss)) {
       record->loss_sum_quanta += tail::QuantizeLoss(loss);
     } else {
       ++record->non_finite;
     }
-    record->correct += is_correct ? 1 : 0;
+    record->correct += network_->is_correct(row) ? 1 : 0;
   }
 }
 
 absl::Status CpuBackend::ComputeChunks(const StepWork& work, StepRecord* record) {
   const Permutation order = options_.plan.Order(work.epoch);
-  const uint32_t chunk_rows = perceptron_.max_rows();
+  const uint32_t chunk_rows = network_->max_rows();
   for (uint32_t done = 0; done < work.slice.count; done += chunk_rows) {
     const PositionRange chunk{work.slice.first + done,
                               std::min(chunk_rows, work.slice.count - done)};
     Gather(dataset_.train, &order, chunk, record);
-    RM_RETURN_IF_ERROR(perceptron_.Forward(state_.parameters.data(), chunk.count));
-    RM_RETURN_IF_ERROR(perceptron_.Backward(state_.parameters.data(), done == 0, buffer_.data()));
+    RM_RETURN_IF_ERROR(network_->Forward(state_.parameters.data(), chunk.count));
+    RM_RETURN_IF_ERROR(
+        network_->Backward(state_.parameters.data(), done == 0, buffer_.gradients()));
     CountChunk(chunk.count, record);
   }
   if (work.slice.count > 0) {
-    perceptron_.FinishGradients(buffer_.data());
+    record->out_of_range = network_->FinishGradients(buffer_.gradients()) ? 0 : 1;
   } else {
-    std::fill_n(buffer_.data(), num_parameters_, 0.0f);
+    std::memset(buffer_.gradients().data, 0, buffer_.gradients().bytes());
   }
   return absl::OkStatus();
-}
-
-void CpuBackend::WriteTail(const StepRecord& record) {
-  std::fill_n(tail(), tail::Size(world_size_), 0.0f);
-  WriteRecord(record, tail());
 }
 
 absl::Status CpuBackend::ComputeGradient(const StepWork& work) {
@@ -231,85 +252,52 @@ absl::Status CpuBackend::ComputeGradient(const StepWork& work) {
   StepRecord record;
   std::copy(std::begin(work.flags), std::end(work.flags), record.flags);
   RM_RETURN_IF_ERROR(ComputeChunks(work, &record));
-  WriteTail(record);
-  if (measured_.has_value()) {
-    float* const times = tail() + tail::kRankTimes + 2 * rank_;
-    times[0] = measured_->compute_us;
-    times[1] = measured_->all_reduce_us;
-  }
+  WriteTail(record, measured_.value_or(RankTimes()), rank_, buffer_.tail());
   gradient_end_ = Clock::now();
   gradient_time_ = gradient_end_ - start;
   return absl::OkStatus();
 }
 
+absl::Status CpuBackend::OutOfRange() const {
+  return OutOfRangeError(
+      absl::StrFormat("rank %d of %d at step %d", rank_, world_size_, state_.step));
+}
+
 absl::Status CpuBackend::ApplyUpdate() {
   if (poisoned_) return absl::OkStatus();
   const Clock::time_point start = Clock::now();
-  const StepRecord record = ReadRecord(tail());
-  Update(record.samples);
-  ++state_.step;
-  Publish(record);
+  ReducedRecord reduced = ReadTail(buffer_.tail(), world_size_);
+  out_of_range_ = out_of_range_ || reduced.record.out_of_range > 0;
+  if (out_of_range_) return OutOfRange();
+  network_->Update(options_.optimizer, reduced.record.samples, buffer_.gradients(), &state_);
+  published_.push_back(std::move(reduced));
   measured_ = RankTimes{Microseconds(gradient_time_ + (Clock::now() - start)),
                         Microseconds(start - gradient_end_)};
   return absl::OkStatus();
 }
 
-void CpuBackend::Update(uint64_t samples) {
-  const float scale = samples == 0 ? 0.0f : static_cast<float>(1.0 / static_cast<double>(samples));
-  if (options_.optimizer.kind == OptimizerSpec::Kind::kAdam) return UpdateAdam(scale);
-  kernels_.sgd(buffer_.data(), num_parameters_, options_.optimizer.learning_rate * scale,
-               state_.parameters.data());
-}
-
-void CpuBackend::UpdateAdam(float scale) {
-  const OptimizerSpec& spec = options_.optimizer;
-  const double t = static_cast<double>(state_.step + 1);
-  const double alpha = spec.learning_rate * std::sqrt(1.0 - std::pow(double{spec.beta2}, t)) /
-                       (1.0 - std::pow(double{spec.beta1}, t));
-  AdamUpdate update;
-  update.count = num_parameters_;
-  update.gradient = buffer_.data();
-  update.parameters = state_.parameters.data();
-  update.first_moment = state_.first_moment.data();
-  update.second_moment = state_.second_moment.data();
-  update.scale = scale;
-  update.one_minus_beta1 = static_cast<float>(1.0 - double{spec.beta1});
-  update.one_minus_beta2 = static_cast<float>(1.0 - double{spec.beta2});
-  update.alpha = static_cast<float>(alpha);
-  update.epsilon = spec.epsilon;
-  kernels_.adam(update);
-}
-
-void CpuBackend::Publish(const StepRecord& record) {
-  ReducedRecord reduced{record, std::vector<RankTimes>(world_size_)};
-  const float* const times = tail() + tail::kRankTimes;
-  for (int i = 0; i < world_size_; ++i) {
-    reduced.rank_times[i] = {times[2 * i], times[2 * i + 1]};
-  }
-  published_.push_back(std::move(reduced));
-}
-
 absl::Status CpuBackend::ComputeEvaluation(PositionRange slice) {
   RM_RETURN_IF_ERROR(CheckSlice("evaluation", slice, dataset_.test.num_samples));
   StepRecord record;
-  const uint32_t chunk_rows = perceptron_.max_rows();
+  const uint32_t chunk_rows = network_->max_rows();
   for (uint32_t done = 0; done < slice.count; done += chunk_rows) {
     const PositionRange chunk{slice.first + done, std::min(chunk_rows, slice.count - done)};
     Gather(dataset_.test, nullptr, chunk, &record);
-    RM_RETURN_IF_ERROR(perceptron_.Forward(state_.parameters.data(), chunk.count));
+    RM_RETURN_IF_ERROR(network_->Forward(state_.parameters.data(), chunk.count));
     CountChunk(chunk.count, &record);
   }
-  WriteTail(record);
+  WriteTail(record, RankTimes(), rank_, buffer_.tail());
   return absl::OkStatus();
 }
 
 absl::Status CpuBackend::FinishEvaluation() {
-  if (!poisoned_) Publish(ReadRecord(tail()));
+  if (!poisoned_) published_.push_back(ReadTail(buffer_.tail(), world_size_));
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<ReducedRecord>> CpuBackend::Collect(bool /*all*/,
                                                                absl::Duration /*timeout*/) {
+  if (published_.empty() && out_of_range_) return OutOfRange();
   if (published_.empty() && poisoned_) {
     return absl::AbortedError(absl::StrFormat(
         "rank %d of %d at step %d: the backend was poisoned by an aborted all-reduce; the state "
@@ -324,25 +312,25 @@ absl::StatusOr<std::vector<uint8_t>> CpuBackend::Predict(Split which, PositionRa
   std::vector<uint8_t> classes;
   classes.reserve(slice.count);
   StepRecord unused;
-  const uint32_t chunk_rows = perceptron_.max_rows();
+  const uint32_t chunk_rows = network_->max_rows();
   for (uint32_t done = 0; done < slice.count; done += chunk_rows) {
     const PositionRange chunk{slice.first + done, std::min(chunk_rows, slice.count - done)};
     Gather(split(which), nullptr, chunk, &unused);
-    RM_RETURN_IF_ERROR(perceptron_.Forward(state_.parameters.data(), chunk.count));
+    RM_RETURN_IF_ERROR(network_->Forward(state_.parameters.data(), chunk.count));
     for (uint32_t row = 0; row < chunk.count; ++row) {
-      classes.push_back(static_cast<uint8_t>(perceptron_.predictions()[row]));
+      classes.push_back(static_cast<uint8_t>(network_->prediction(row)));
     }
   }
   return classes;
 }
 
-absl::Status CpuBackend::ReadBuffer(DeviceSpan span, float* host) {
-  std::copy_n(span.data, span.count, host);
+absl::Status CpuBackend::ReadBuffer(DeviceSpan span, void* host) {
+  std::memcpy(host, span.data, span.bytes());
   return absl::OkStatus();
 }
 
-absl::Status CpuBackend::WriteBuffer(const float* host, DeviceSpan span) {
-  std::copy_n(host, span.count, span.data);
+absl::Status CpuBackend::WriteBuffer(const void* host, DeviceSpan span) {
+  std::memcpy(span.data, host, span.bytes());
   return absl::OkStatus();
 }
 
@@ -360,16 +348,27 @@ bool WantsSparseInput(CpuTuning::Input input, const Dataset& dataset) {
   return input == CpuTuning::Input::kSparse;
 }
 
+std::unique_ptr<Network> MakeNetwork(const BackendOptions& options, const Dataset& dataset,
+                                     const CpuTuning& tuning) {
+  if (options.reproducible) {
+    const ExactKernels& kernels =
+        tuning.exact_kernels != nullptr ? *tuning.exact_kernels : *AvailableExactKernels().front();
+    return std::make_unique<ExactPerceptron>(options.model, options.threads, kernels);
+  }
+  const VectorKernels& kernels =
+      tuning.kernels != nullptr ? *tuning.kernels : *AvailableVectorKernels().front();
+  return std::make_unique<Perceptron>(options.model, WantsSparseInput(tuning.input, dataset),
+                                      options.threads, kernels);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateTunedCpuBackend(const BackendOptions& options,
                                                                const Dataset& dataset,
                                                                const CpuTuning& tuning) {
   RM_RETURN_IF_ERROR(CheckBackendOptions(options, dataset));
-  const VectorKernels& kernels =
-      tuning.kernels != nullptr ? *tuning.kernels : *AvailableVectorKernels().front();
-  auto backend = std::make_unique<CpuBackend>(options, dataset,
-                                              WantsSparseInput(tuning.input, dataset), kernels);
+  auto backend =
+      std::make_unique<CpuBackend>(options, dataset, MakeNetwork(options, dataset, tuning));
   RM_RETURN_IF_ERROR(backend->WarmUp());
   return backend;
 }

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "common/dataset.h"
 #include "kernels/backend.h"
+#include "kernels/cpu/exact_kernels.h"
 #include "kernels/cpu/vector_kernels.h"
 
 namespace ringmaster {
@@ -21,6 +22,8 @@ struct CpuTuning {
   // kAuto: sparse where at most kSparseDensity of the training pixels are not zero. A first layer
   // whose width is not a multiple of 16 is dense in any case.
   Input input = Input::kAuto;
+  // The same for a reproducible backend, which has nothing else to choose.
+  const ExactKernels* exact_kernels = nullptr;
 };
 
 inline constexpr double kSparseDensity = 0.4;

@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "kernels/cpu/exact_kernels.h"
 #include "kernels/cpu/vector_kernels.h"
 
 namespace ringmaster {
@@ -12,5 +13,6 @@ namespace ringmaster {
 // Those compiled in that this CPU and its operating system support, best first; the portable one
 // is always there, last.
 std::vector<const VectorKernels*> AvailableVectorKernels();
+std::vector<const ExactKernels*> AvailableExactKernels();
 
 }  // namespace ringmaster

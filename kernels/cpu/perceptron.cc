@@ -1,37 +1,40 @@
 #include "kernels/cpu/perceptron.h"
 
-#include <algorithm>
+#include <dnnl.h>
 
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_format.h"
 #include "common/status_macros.h"
 
 namespace ringmaster {
-namespace {
-
-// 128 rows of the default model are 0.6 MB with its parameters: they stay in the L2 cache. Wide
-// models get fewer, to bound the memory.
 int ChunkRows(const ModelSpec& model) {
   constexpr size_t kMostRows = 128;
   constexpr size_t kFewestRows = 16;
   constexpr size_t kFloatsPerActivation = size_t{1} << 22;
   const size_t widest = *std::max_element(model.layers.begin(), model.layers.end());
-  return static_cast<int>(std::clamp(kFloatsPerActivation / widest, kFewestRows, kMostRows));
+  const size_t rows = std::clamp(kFloatsPerActivation / widest, kFewestRows, kMostRows);
+  return static_cast<int>(rows / kFewestRows * kFewestRows);
 }
-
-}  // namespace
 
 Perceptron::Perceptron(const ModelSpec& model, bool sparse_input, int threads,
                        const VectorKernels& kernels)
-    : kernels_(kernels),
+    : Network(ChunkRows(model)),
+      kernels_(kernels),
       threads_(threads),
-      max_rows_(ChunkRows(model)),
-      sparse_input_(sparse_input && model.layers[1] % kSparseColumns == 0),
-      labels_(max_rows_),
-      losses_(max_rows_),
-      predictions_(max_rows_) {
+      sparse_input_(sparse_input && model.layers[1] % kSparseColumns == 0) {
   AddLayers(model);
   const InputShape shape{model.inputs(), model.layers[1], max_rows_};
   input_ =
       sparse_input_ ? CreateSparseInput(shape, threads, kernels) : CreateDenseInput(shape, kernels);
+}
+
+std::string Perceptron::description() const {
+  const dnnl_version_t& dnnl = *dnnl_version();
+  return absl::StrFormat("%s, oneDNN %d.%d.%d, %d thread%s, %s first layer", kernels_.name,
+                         dnnl.major, dnnl.minor, dnnl.patch, threads_, threads_ == 1 ? "" : "s",
+                         sparse_input_ ? "sparse" : "dense");
 }
 
 void Perceptron::AddLayers(const ModelSpec& model) {
@@ -97,14 +100,14 @@ ConstMatrix Perceptron::DeltaOf(size_t index) const {
   return {is_last ? layer.output.data() : layer.delta.data(), layer.stride};
 }
 
-absl::Status Perceptron::Backward(const float* parameters, bool first_chunk, float* gradients) {
+absl::Status Perceptron::Backward(const float* parameters, bool first_chunk, DeviceSpan gradients) {
   for (size_t i = layers_.size(); i-- > 0;) {
     Layer& layer = layers_[i];
     const ConstMatrix delta = DeltaOf(i);
     if (first_chunk) std::fill(layer.bias_gradient.begin(), layer.bias_gradient.end(), 0.0);
     kernels_.add_column_sums(delta.data, rows_, layer.outputs, delta.stride,
                              layer.bias_gradient.data());
-    float* const gradient = gradients + layer.kernel;
+    float* const gradient = gradients.floats() + layer.kernel;
     if (i == 0) return input_->Gradient(delta, !first_chunk, gradient);
     Layer& before = layers_[i - 1];
     RM_RETURN_IF_ERROR(MultiplyTransposedA(layer.inputs, layer.outputs, rows_,
@@ -119,10 +122,43 @@ absl::Status Perceptron::Backward(const float* parameters, bool first_chunk, flo
   return absl::OkStatus();
 }
 
-void Perceptron::FinishGradients(float* gradients) const {
+bool Perceptron::FinishGradients(DeviceSpan gradients) {
   for (const Layer& layer : layers_) {
-    std::copy(layer.bias_gradient.begin(), layer.bias_gradient.end(), gradients + layer.bias);
+    std::copy(layer.bias_gradient.begin(), layer.bias_gradient.end(),
+              gradients.floats() + layer.bias);
   }
+  return true;
+}
+
+void Perceptron::Update(const OptimizerSpec& optimizer, uint64_t samples, DeviceSpan gradients,
+                        TrainState* state) const {
+  const float scale = samples == 0 ? 0.0f : static_cast<float>(1.0 / static_cast<double>(samples));
+  if (optimizer.kind == OptimizerSpec::Kind::kAdam) {
+    UpdateAdam(optimizer, scale, gradients.floats(), state);
+  } else {
+    kernels_.sgd(gradients.floats(), gradients.count, optimizer.learning_rate * scale,
+                 state->parameters.data());
+  }
+  ++state->step;
+}
+
+void Perceptron::UpdateAdam(const OptimizerSpec& spec, float scale, const float* gradient,
+                            TrainState* state) const {
+  const double t = static_cast<double>(state->step + 1);
+  const double alpha = spec.learning_rate * std::sqrt(1.0 - std::pow(double{spec.beta2}, t)) /
+                       (1.0 - std::pow(double{spec.beta1}, t));
+  AdamUpdate update;
+  update.count = state->parameters.size();
+  update.gradient = gradient;
+  update.parameters = state->parameters.data();
+  update.first_moment = state->first_moment.data();
+  update.second_moment = state->second_moment.data();
+  update.scale = scale;
+  update.one_minus_beta1 = static_cast<float>(1.0 - double{spec.beta1});
+  update.one_minus_beta2 = static_cast<float>(1.0 - double{spec.beta2});
+  update.alpha = static_cast<float>(alpha);
+  update.epsilon = spec.epsilon;
+  kernels_.adam(update);
 }
 
 }  // namespace ringmaster

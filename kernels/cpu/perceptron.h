@@ -1,52 +1,35 @@
-// Forward and backward of the multilayer perceptron over one chunk of samples.
+// The network in fp32: oneDNN for the dense products, VectorKernels for the rest.
 //
-// All memory is allocated at construction, for chunks of up to max_rows() samples; larger slices
-// are computed chunk by chunk, the gradients accumulating.
-//
-//   for each chunk:  input().Load() and labels() for each row; Forward(); Backward()
-//   once:            FinishGradients()
-//
-// Thread safety: one thread at a time. The parameters and gradients given are borrowed for the
-// call; both have ModelSpec's layout.
+// All memory is allocated at construction. Thread safety and ownership: as Network.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "common/model.h"
 #include "kernels/cpu/aligned_buffer.h"
 #include "kernels/cpu/input_layer.h"
+#include "kernels/cpu/network.h"
 #include "kernels/cpu/vector_kernels.h"
 
 namespace ringmaster {
 
-class Perceptron {
+class Perceptron final : public Network {
  public:
   // `sparse_input` asks for the sparse first layer; granted where its width allows it.
   Perceptron(const ModelSpec& model, bool sparse_input, int threads, const VectorKernels& kernels);
 
-  int max_rows() const { return max_rows_; }
-  bool sparse_input() const { return sparse_input_; }
-
-  // Where the next chunk goes.
-  InputLayer& input() { return *input_; }
-  uint8_t* labels() { return labels_.data(); }  // [max_rows]
-  const uint8_t* labels() const { return labels_.data(); }
-
-  // Computes the loss, prediction and logit gradient of the first `rows` samples loaded; `rows` is
-  // in [1, max_rows()].
-  absl::Status Forward(const float* parameters, int rows);
-  const float* losses() const { return losses_.data(); }              // [rows]
-  const int32_t* predictions() const { return predictions_.data(); }  // [rows]
-
-  // After Forward() on the same chunk: adds the chunk's gradient sums. The first chunk of a slice
-  // (`first_chunk`) overwrites instead. The biases' go to a store of their own until
-  // FinishGradients().
-  absl::Status Backward(const float* parameters, bool first_chunk, float* gradients);
-  // Writes the bias gradients.
-  void FinishGradients(float* gradients) const;
+  std::string description() const override;
+  Element element() const override { return Element::kFloat32; }
+  absl::Status Forward(const float* parameters, int rows) override;
+  // The biases' gradients go to a store of their own until FinishGradients().
+  absl::Status Backward(const float* parameters, bool first_chunk, DeviceSpan gradients) override;
+  bool FinishGradients(DeviceSpan gradients) override;
+  void Update(const OptimizerSpec& optimizer, uint64_t samples, DeviceSpan gradients,
+              TrainState* state) const override;
 
  private:
   struct Layer {
@@ -60,20 +43,19 @@ class Perceptron {
     ptrdiff_t stride = 0;
   };
 
+  void LoadPixels(int row, const uint8_t* pixels) override { input_->Load(row, pixels); }
   void AddLayers(const ModelSpec& model);
   ConstMatrix DeltaOf(size_t layer) const;
   absl::Status Propagate(const float* parameters, size_t layer);
+  void UpdateAdam(const OptimizerSpec& optimizer, float scale, const float* gradient,
+                  TrainState* state) const;
 
   const VectorKernels& kernels_;
   const int threads_;
-  int max_rows_ = 0;
   bool sparse_input_ = false;
   int rows_ = 0;  // of the current chunk
   std::unique_ptr<InputLayer> input_;
   std::vector<Layer> layers_;
-  std::vector<uint8_t> labels_;
-  AlignedBuffer<float> losses_;
-  std::vector<int32_t> predictions_;
 };
 
 }  // namespace ringmaster

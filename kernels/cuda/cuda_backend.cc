@@ -5,17 +5,23 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <memory>
 #include <optional>
+#include <string>
 #include <thread>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/backend_options.h"
 #include "kernels/cuda/check.h"
+#include "kernels/cuda/exact_kernels.h"
+#include "kernels/cuda/exact_perceptron.h"
 #include "kernels/cuda/handles.h"
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/perceptron.h"
 #include "kernels/cuda/record_ring.h"
+#include "kernels/tail_io.h"
 
 namespace ringmaster {
 namespace {
@@ -61,21 +67,22 @@ class CudaBackend final : public Backend {
   absl::StatusOr<std::vector<ReducedRecord>> Collect(bool all, absl::Duration timeout) override;
   int max_in_flight() const override { return kMaxInFlight; }
   absl::StatusOr<std::vector<uint8_t>> Predict(Split split, PositionRange slice) override;
-  DeviceSpan reduce_buffer() override { return {buffer_.data(), buffer_.size()}; }
-  DeviceSpan tail_buffer() override { return {tail(), buffer_.size() - num_parameters_}; }
+  DeviceSpan reduce_buffer() override { return span_; }
+  DeviceSpan tail_buffer() override { return tail(); }
   void* stream() override { return stream_.get(); }
-  absl::Status ReadBuffer(DeviceSpan span, float* host) override;
-  absl::Status WriteBuffer(const float* host, DeviceSpan span) override;
+  absl::Status ReadBuffer(DeviceSpan span, void* host) override;
+  absl::Status WriteBuffer(const void* host, DeviceSpan span) override;
   void Poison() noexcept override { SetPoisoned(1); }
 
  private:
-  float* tail() const { return buffer_.data() + num_parameters_; }
+  Element element() const { return options_.reproducible ? Element::kInt64 : Element::kFloat32; }
+  DeviceSpan tail() const { return span_.Last(span_.count - num_parameters_); }
   const DeviceSplit& split(Split which) const { return which == Split::kTrain ? train_ : test_; }
   // The device reads this word while the host writes it.
   void SetPoisoned(uint32_t value) noexcept {
     std::atomic_ref<uint32_t>(*poisoned_.host()).store(value);
   }
-  bool is_poisoned() const { return std::atomic_ref<uint32_t>(*poisoned_.host()).load() != 0; }
+  uint32_t poison() const { return std::atomic_ref<uint32_t>(*poisoned_.host()).load(); }
 
   absl::Status UseDevice() const;
   absl::Status Describe();
@@ -92,8 +99,12 @@ class CudaBackend final : public Backend {
                        PositionRange chunk);
   absl::Status ClearRecord();
   absl::Status WriteTail(const StepWork& work, RankTimes times);
+  absl::Status WriteExactTail(const StepWork& work, RankTimes times);
   absl::Status Publish(bool update);
+  absl::Status PublishExact(bool update);
   absl::Status Update();
+  absl::Status UpdateExact();
+  absl::Status Poisoned(uint32_t poison) const;
   absl::Status TakeFinished();
 
   const BackendOptions options_;
@@ -101,14 +112,17 @@ class CudaBackend final : public Backend {
   const size_t num_parameters_;
   std::string description_;
   CudaStream stream_;  // ended after everything that uses it
-  std::optional<CudaPerceptron> perceptron_;
+  std::unique_ptr<CudaNetwork> network_;
   DeviceSplit train_;
   DeviceSplit test_;
   DeviceState state_;
-  DeviceArray<float> buffer_;                 // gradients, then the tail
-  DeviceArray<cuda::DeviceRecord> record_;    // [1]: this rank's, of the step being computed
-  DeviceArray<cuda::UpdateControl> control_;  // [1]
-  MappedArray<uint32_t> poisoned_;            // [1]
+  DeviceArray<float> float_buffer_;                // gradients, then the tail: one of the two
+  DeviceArray<int64_t> exact_buffer_;              // is empty,
+  DeviceSpan span_;                                // and this is the other
+  DeviceArray<cuda::DeviceRecord> record_;         // [1]: this rank's, of the step being computed
+  DeviceArray<cuda::UpdateControl> control_;       // [1]
+  DeviceArray<cuda::ExactControl> exact_control_;  // [1]
+  MappedArray<uint32_t> poisoned_;                 // [1]
   std::optional<RecordRing> ring_;
   int rank_ = 0;
   int world_size_ = 1;
@@ -171,11 +185,16 @@ absl::Status CudaBackend::Allocate() {
   RM_ASSIGN_OR_RETURN(state_.step, DeviceArray<uint64_t>::Create(1));
   RM_ASSIGN_OR_RETURN(record_, DeviceArray<cuda::DeviceRecord>::Create(1));
   RM_ASSIGN_OR_RETURN(control_, DeviceArray<cuda::UpdateControl>::Create(1));
+  RM_ASSIGN_OR_RETURN(exact_control_, DeviceArray<cuda::ExactControl>::Create(1));
   RM_ASSIGN_OR_RETURN(poisoned_, MappedArray<uint32_t>::Create(1));
   const uint32_t most_rows =
       std::min(tuning_.max_chunk_rows, std::max(train_.num_samples, test_.num_samples));
-  RM_ASSIGN_OR_RETURN(perceptron_,
-                      CudaPerceptron::Create(options_.model, most_rows, stream_.get()));
+  if (options_.reproducible) {
+    RM_ASSIGN_OR_RETURN(network_,
+                        CudaExactPerceptron::Create(options_.model, most_rows, stream_.get()));
+  } else {
+    RM_ASSIGN_OR_RETURN(network_, CudaPerceptron::Create(options_.model, most_rows, stream_.get()));
+  }
   return absl::OkStatus();
 }
 
@@ -226,10 +245,17 @@ absl::Status CudaBackend::SetWorld(int rank, int world_size) {
   RM_RETURN_IF_ERROR(UseDevice());
   // A poisoned update that is still enqueued must not find the poison gone.
   RM_RETURN_IF_ERROR(Wait());
-  RM_ASSIGN_OR_RETURN(buffer_,
-                      DeviceArray<float>::Create(num_parameters_ + tail::Size(world_size)));
-  RM_ASSIGN_OR_RETURN(ring_, RecordRing::Create(kMaxInFlight, world_size, stream_.get()));
-  RM_CUDA_RETURN_IF_ERROR(cudaMemsetAsync(buffer_.data(), 0, buffer_.bytes(), stream_.get()));
+  const size_t count = num_parameters_ + TailSize(element(), world_size);
+  if (options_.reproducible) {
+    RM_ASSIGN_OR_RETURN(exact_buffer_, DeviceArray<int64_t>::Create(count));
+    span_ = {exact_buffer_.data(), count};
+  } else {
+    RM_ASSIGN_OR_RETURN(float_buffer_, DeviceArray<float>::Create(count));
+    span_ = {float_buffer_.data(), count};
+  }
+  RM_ASSIGN_OR_RETURN(ring_,
+                      RecordRing::Create(kMaxInFlight, element(), world_size, stream_.get()));
+  RM_CUDA_RETURN_IF_ERROR(cudaMemsetAsync(span_.data, 0, span_.bytes(), stream_.get()));
   RM_RETURN_IF_ERROR(Wait());
   rank_ = rank;
   world_size_ = world_size;
@@ -279,7 +305,7 @@ absl::Status CudaBackend::CheckSlice(const char* what, PositionRange slice,
 }
 
 PositionRange CudaBackend::Chunk(PositionRange slice, uint32_t done) const {
-  return {slice.first + done, std::min(perceptron_->max_rows(), slice.count - done)};
+  return {slice.first + done, std::min(network_->max_rows(), slice.count - done)};
 }
 
 // Gathers a chunk, in the order of `epoch` or without one in file order, and computes its losses.
@@ -292,12 +318,12 @@ absl::Status CudaBackend::Forward(const DeviceSplit& split, std::optional<uint32
       .order = options_.plan.Order(epoch.value_or(0)),
       .in_order = !epoch.has_value(),
       .chunk = chunk,
-      .x = perceptron_->x(),
-      .targets = perceptron_->targets(),
+      .x = network_->x(),
+      .targets = network_->targets(),
       .record = record_.data(),
   };
   RM_CUDA_RETURN_IF_ERROR(cuda::Gather(gather, stream_.get()));
-  return perceptron_->Forward(state_.parameters.data(), chunk.count, record_.data());
+  return network_->Forward(state_.parameters.data(), chunk.count, record_.data());
 }
 
 absl::Status CudaBackend::ClearRecord() {
@@ -306,6 +332,7 @@ absl::Status CudaBackend::ClearRecord() {
 }
 
 absl::Status CudaBackend::WriteTail(const StepWork& work, RankTimes times) {
+  if (options_.reproducible) return WriteExactTail(work, times);
   cuda::TailArguments arguments;
   arguments.record = record_.data();
   std::copy(std::begin(work.flags), std::end(work.flags), arguments.flags);
@@ -313,8 +340,21 @@ absl::Status CudaBackend::WriteTail(const StepWork& work, RankTimes times) {
   arguments.all_reduce_us = times.all_reduce_us;
   arguments.rank = rank_;
   arguments.world_size = world_size_;
-  arguments.tail = tail();
+  arguments.tail = tail().floats();
   RM_CUDA_RETURN_IF_ERROR(cuda::WriteTail(arguments, stream_.get()));
+  return absl::OkStatus();
+}
+
+absl::Status CudaBackend::WriteExactTail(const StepWork& work, RankTimes times) {
+  cuda::ExactTailArguments arguments;
+  arguments.record = record_.data();
+  std::copy(std::begin(work.flags), std::end(work.flags), arguments.flags);
+  arguments.compute_ns = tail::ToNanoseconds(times.compute_us);
+  arguments.all_reduce_ns = tail::ToNanoseconds(times.all_reduce_us);
+  arguments.rank = rank_;
+  arguments.world_size = world_size_;
+  arguments.tail = tail().integers();
+  RM_CUDA_RETURN_IF_ERROR(cuda::ExactWriteTail(arguments, stream_.get()));
   return absl::OkStatus();
 }
 
@@ -323,13 +363,14 @@ absl::Status CudaBackend::ComputeGradient(const StepWork& work) {
   RM_RETURN_IF_ERROR(UseDevice());
   RM_RETURN_IF_ERROR(ring_->Begin());
   RM_RETURN_IF_ERROR(ClearRecord());
-  for (uint32_t done = 0; done < work.slice.count; done += perceptron_->max_rows()) {
+  for (uint32_t done = 0; done < work.slice.count; done += network_->max_rows()) {
     RM_RETURN_IF_ERROR(Forward(train_, work.epoch, Chunk(work.slice, done)));
-    RM_RETURN_IF_ERROR(perceptron_->Backward(state_.parameters.data(), done == 0, buffer_.data()));
+    RM_RETURN_IF_ERROR(
+        network_->Backward(state_.parameters.data(), done == 0, span_, record_.data()));
   }
   if (work.slice.count == 0) {
     RM_CUDA_RETURN_IF_ERROR(
-        cudaMemsetAsync(buffer_.data(), 0, num_parameters_ * sizeof(float), stream_.get()));
+        cudaMemsetAsync(span_.data, 0, span_.bytes() - tail().bytes(), stream_.get()));
   }
   RM_RETURN_IF_ERROR(WriteTail(work, measured_));
   return ring_->GradientReady();
@@ -337,11 +378,12 @@ absl::Status CudaBackend::ComputeGradient(const StepWork& work) {
 
 // Enqueues the copy of the reduced tail to the host and, for an update, its beginning.
 absl::Status CudaBackend::Publish(bool update) {
+  if (options_.reproducible) return PublishExact(update);
   const cuda::PublishArguments arguments = {
-      .tail = tail(),
+      .tail = tail().floats(),
       .world_size = world_size_,
       .poisoned = poisoned_.device(),
-      .published_tail = ring_->tail(),
+      .published_tail = ring_->tail().floats(),
       .published_intact = ring_->intact(),
       .control = update ? control_.data() : nullptr,
       .step = state_.step.data(),
@@ -353,17 +395,52 @@ absl::Status CudaBackend::Publish(bool update) {
   return absl::OkStatus();
 }
 
+absl::Status CudaBackend::PublishExact(bool update) {
+  const cuda::ExactPublishArguments arguments = {
+      .tail = tail().integers(),
+      .world_size = world_size_,
+      .poisoned = poisoned_.device(),
+      .published_tail = ring_->tail().integers(),
+      .published_intact = ring_->intact(),
+      .control = update ? exact_control_.data() : nullptr,
+      .step = state_.step.data(),
+      .learning_rate = options_.optimizer.learning_rate,
+      .beta1 = options_.optimizer.beta1,
+      .beta2 = options_.optimizer.beta2,
+      .epsilon = options_.optimizer.epsilon,
+  };
+  RM_CUDA_RETURN_IF_ERROR(cuda::ExactPublish(arguments, stream_.get()));
+  return absl::OkStatus();
+}
+
+absl::Status CudaBackend::UpdateExact() {
+  const cuda::ExactUpdateArguments arguments = {
+      .control = exact_control_.data(),
+      .count = num_parameters_,
+      .gradient = span_.integers(),
+      .parameters = state_.parameters.data(),
+      .first_moment = state_.first_moment.data(),
+      .second_moment = state_.second_moment.data(),
+      .learning_rate = options_.optimizer.learning_rate,
+  };
+  if (options_.optimizer.kind == OptimizerSpec::Kind::kSgd) {
+    return CudaStatus(cuda::ExactSgd(arguments, stream_.get()), "ExactSgd");
+  }
+  return CudaStatus(cuda::ExactAdam(arguments, stream_.get()), "ExactAdam");
+}
+
 absl::Status CudaBackend::Update() {
+  if (options_.reproducible) return UpdateExact();
   const OptimizerSpec& spec = options_.optimizer;
   if (spec.kind == OptimizerSpec::Kind::kSgd) {
-    return CudaStatus(cuda::Sgd(control_.data(), num_parameters_, buffer_.data(),
+    return CudaStatus(cuda::Sgd(control_.data(), num_parameters_, span_.floats(),
                                 spec.learning_rate, state_.parameters.data(), stream_.get()),
                       "Sgd");
   }
   const cuda::AdamArguments arguments = {
       .control = control_.data(),
       .count = num_parameters_,
-      .gradient = buffer_.data(),
+      .gradient = span_.floats(),
       .parameters = state_.parameters.data(),
       .first_moment = state_.first_moment.data(),
       .second_moment = state_.second_moment.data(),
@@ -387,7 +464,7 @@ absl::Status CudaBackend::ComputeEvaluation(PositionRange slice) {
   RM_RETURN_IF_ERROR(UseDevice());
   RM_RETURN_IF_ERROR(ring_->Begin());
   RM_RETURN_IF_ERROR(ClearRecord());
-  for (uint32_t done = 0; done < slice.count; done += perceptron_->max_rows()) {
+  for (uint32_t done = 0; done < slice.count; done += network_->max_rows()) {
     RM_RETURN_IF_ERROR(Forward(test_, std::nullopt, Chunk(slice, done)));
   }
   return WriteTail(StepWork(), RankTimes());
@@ -411,21 +488,27 @@ absl::Status CudaBackend::TakeFinished() {
   }
 }
 
+absl::Status CudaBackend::Poisoned(uint32_t poison) const {
+  const std::string place = absl::StrFormat("rank %d of %d", rank_, world_size_);
+  if (poison == cuda::kPoisonedByRange) return OutOfRangeError(place);
+  return absl::AbortedError(
+      absl::StrCat(place,
+                   ": the backend was poisoned by an aborted all-reduce; the state is that of the "
+                   "last finished step, call SetWorld() to go on"));
+}
+
 absl::StatusOr<std::vector<ReducedRecord>> CudaBackend::Collect(bool all, absl::Duration timeout) {
   RM_RETURN_IF_ERROR(UseDevice());
   const int allowed = all ? 0 : kMaxInFlight - 1;
   const absl::Time deadline = absl::Now() + timeout;
   while (true) {
     // Asked before looking: what is finished by then is handed over, poison or not.
-    const bool poisoned = is_poisoned();
+    const uint32_t poisoned = poison();
     RM_RETURN_IF_ERROR(TakeFinished());
-    if (poisoned && finished_.empty()) {
-      return absl::AbortedError(absl::StrFormat(
-          "rank %d of %d: the backend was poisoned by an aborted all-reduce; the state is that of "
-          "the last finished step, call SetWorld() to go on",
-          rank_, world_size_));
-    }
-    if (poisoned || ring_->outstanding() <= allowed) return std::exchange(finished_, {});
+    // A caller who wants all must not wait for a record that will never come.
+    const bool is_final = finished_.empty() || (all && poisoned == cuda::kPoisonedByRange);
+    if (poisoned != 0 && is_final) return Poisoned(poisoned);
+    if (poisoned != 0 || ring_->outstanding() <= allowed) return std::exchange(finished_, {});
     if (absl::Now() > deadline) {
       return absl::DeadlineExceededError(absl::StrFormat(
           "rank %d of %d: %d steps are not finished after %s: a rank is gone, or the GPU hangs",
@@ -439,22 +522,22 @@ absl::StatusOr<std::vector<uint8_t>> CudaBackend::Predict(Split which, PositionR
   RM_RETURN_IF_ERROR(CheckSlice("prediction", slice, split(which).num_samples));
   RM_RETURN_IF_ERROR(UseDevice());
   std::vector<uint8_t> classes(slice.count);
-  for (uint32_t done = 0; done < slice.count; done += perceptron_->max_rows()) {
+  for (uint32_t done = 0; done < slice.count; done += network_->max_rows()) {
     const PositionRange chunk = Chunk(slice, done);
     RM_RETURN_IF_ERROR(Forward(split(which), std::nullopt, chunk));
-    RM_RETURN_IF_ERROR(Copy(perceptron_->predictions(), chunk.count, classes.data() + done));
+    RM_RETURN_IF_ERROR(Copy(network_->predictions(), chunk.count, classes.data() + done));
   }
   return classes;
 }
 
-absl::Status CudaBackend::ReadBuffer(DeviceSpan span, float* host) {
+absl::Status CudaBackend::ReadBuffer(DeviceSpan span, void* host) {
   RM_RETURN_IF_ERROR(UseDevice());
-  return Copy<float>(span.data, span.count, host);
+  return Copy(static_cast<const char*>(span.data), span.bytes(), static_cast<char*>(host));
 }
 
-absl::Status CudaBackend::WriteBuffer(const float* host, DeviceSpan span) {
+absl::Status CudaBackend::WriteBuffer(const void* host, DeviceSpan span) {
   RM_RETURN_IF_ERROR(UseDevice());
-  return Copy(host, span.count, span.data);
+  return Copy(static_cast<const char*>(host), span.bytes(), static_cast<char*>(span.data));
 }
 
 }  // namespace

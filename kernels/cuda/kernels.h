@@ -25,6 +25,7 @@ struct DeviceRecord {
   unsigned long long samples;
   unsigned long long digest;
   unsigned int non_finite;
+  unsigned int out_of_range;  // not 0: a gradient cannot be represented (exact_kernels.h)
 };
 
 // Takes the samples of B positions: pixels / 255 and labels. The only place where pixels are read:

@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/step_tail.h"
+#include "kernels/tail_io.h"
 
 namespace ringmaster {
 namespace {
@@ -16,9 +16,11 @@ absl::StatusOr<float> Microseconds(const CudaEvent& from, const CudaEvent& to) {
 
 }  // namespace
 
-absl::StatusOr<RecordRing> RecordRing::Create(int capacity, int world_size, cudaStream_t stream) {
+absl::StatusOr<RecordRing> RecordRing::Create(int capacity, Element element, int world_size,
+                                              cudaStream_t stream) {
   RecordRing ring;
   ring.stream_ = stream;
+  ring.element_ = element;
   ring.world_size_ = world_size;
   ring.slots_.resize(capacity);
   for (Slot& slot : ring.slots_) {
@@ -28,12 +30,18 @@ absl::StatusOr<RecordRing> RecordRing::Create(int capacity, int world_size, cuda
       mark = CudaEvent(event);
     }
   }
-  RM_ASSIGN_OR_RETURN(ring.tails_, MappedArray<float>::Create(capacity * tail::Size(world_size)));
+  RM_ASSIGN_OR_RETURN(ring.tails_, MappedArray<std::byte>::Create(capacity * ElementBytes(element) *
+                                                                  TailSize(element, world_size)));
   RM_ASSIGN_OR_RETURN(ring.intact_, MappedArray<uint32_t>::Create(capacity));
   return ring;
 }
 
-float* RecordRing::tail() const { return tails_.device() + next() * tail::Size(world_size_); }
+DeviceSpan RecordRing::TailAt(std::byte* memory, int slot) const {
+  const size_t size = TailSize(element_, world_size_);
+  return {memory + slot * size * ElementBytes(element_), size, element_};
+}
+
+DeviceSpan RecordRing::tail() const { return TailAt(tails_.device(), next()); }
 
 uint32_t* RecordRing::intact() const { return intact_.device() + next(); }
 
@@ -61,15 +69,6 @@ absl::Status RecordRing::Publish(bool timed) {
   return absl::OkStatus();
 }
 
-ReducedRecord RecordRing::ReadSlot(int slot) const {
-  const float* const tail = tails_.host() + slot * tail::Size(world_size_);
-  ReducedRecord reduced{ReadRecord(tail), std::vector<RankTimes>(world_size_)};
-  for (int i = 0; i < world_size_; ++i) {
-    reduced.rank_times[i] = {tail[tail::kRankTimes + 2 * i], tail[tail::kRankTimes + 2 * i + 1]};
-  }
-  return reduced;
-}
-
 absl::StatusOr<RankTimes> RecordRing::TimesOf(const Slot& slot) const {
   RM_ASSIGN_OR_RETURN(const float gradient,
                       Microseconds(slot.marks[kStart], slot.marks[kGradient]));
@@ -87,7 +86,9 @@ absl::StatusOr<bool> RecordRing::TakeFinished(Finished* finished) {
   RM_RETURN_IF_ERROR(CudaStatus(state, "cudaEventQuery"));
   *finished = Finished();
   finished->intact = intact_.host()[oldest_] != 0;
-  if (finished->intact) finished->reduced = ReadSlot(oldest_);
+  if (finished->intact) {
+    finished->reduced = ReadTail(TailAt(tails_.host(), oldest_), world_size_);
+  }
   if (slot.timed) {
     RM_ASSIGN_OR_RETURN(finished->times, TimesOf(slot));
   }

@@ -9,6 +9,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -23,15 +24,17 @@ namespace ringmaster {
 
 class RecordRing {
  public:
-  // `capacity` slots, for `world_size` ranks. Borrows the stream. Codes as CudaStatus.
-  static absl::StatusOr<RecordRing> Create(int capacity, int world_size, cudaStream_t stream);
+  // `capacity` slots, for tails of `element` and `world_size` ranks. Borrows the stream. Codes as
+  // CudaStatus.
+  static absl::StatusOr<RecordRing> Create(int capacity, Element element, int world_size,
+                                           cudaStream_t stream);
 
   int capacity() const { return static_cast<int>(slots_.size()); }
   int outstanding() const { return outstanding_; }
 
   // Where the device puts the step being enqueued. FAILED_PRECONDITION from Begin() when all slots
   // are outstanding.
-  float* tail() const;       // [tail::Size(world_size)], mapped
+  DeviceSpan tail() const;   // [TailSize(element, world_size)], mapped
   uint32_t* intact() const;  // mapped: 0 if the backend was poisoned by then
   absl::Status Begin();      // marks the start of a step's work
   absl::Status GradientReady();
@@ -57,13 +60,14 @@ class RecordRing {
 
   absl::Status Record(Mark mark);
   int next() const { return (oldest_ + outstanding_) % capacity(); }
-  ReducedRecord ReadSlot(int slot) const;
+  DeviceSpan TailAt(std::byte* memory, int slot) const;
   absl::StatusOr<RankTimes> TimesOf(const Slot& slot) const;
 
   cudaStream_t stream_ = nullptr;
+  Element element_ = Element::kFloat32;
   int world_size_ = 1;
   std::vector<Slot> slots_;
-  MappedArray<float> tails_;      // [capacity, tail::Size(world_size)]
+  MappedArray<std::byte> tails_;  // [capacity, TailSize(element, world_size)]
   MappedArray<uint32_t> intact_;  // [capacity]
   int oldest_ = 0;
   int outstanding_ = 0;

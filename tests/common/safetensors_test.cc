@@ -40,15 +40,15 @@ TEST(SafetensorsTest, RoundTrip) {
   const std::vector<float> bias = {0.25f};
   const std::string bytes =
       EncodeSafetensors({{"z/kernel", {2, 3}, kernel}, {"a/bias", {1}, bias}, {"none", {0}, {}}});
-  const auto tensors = DecodeSafetensors(bytes);
-  ASSERT_TRUE(tensors.ok()) << tensors.status();
-  ASSERT_EQ(tensors->size(), 3u);
-  EXPECT_EQ((*tensors)[0].name, "z/kernel");
-  EXPECT_THAT((*tensors)[0].shape, ElementsAre(2, 3));
-  EXPECT_EQ((*tensors)[0].values, kernel);
-  EXPECT_EQ((*tensors)[1].name, "a/bias");
-  EXPECT_EQ((*tensors)[1].values, bias);
-  EXPECT_THAT((*tensors)[2].values, IsEmpty());
+  const auto file = DecodeSafetensors(bytes);
+  ASSERT_TRUE(file.ok()) << file.status();
+  ASSERT_EQ(file->tensors.size(), 3u);
+  EXPECT_EQ(file->tensors[0].name, "z/kernel");
+  EXPECT_THAT(file->tensors[0].shape, ElementsAre(2, 3));
+  EXPECT_EQ(file->tensors[0].values, kernel);
+  EXPECT_EQ(file->tensors[1].name, "a/bias");
+  EXPECT_EQ(file->tensors[1].values, bias);
+  EXPECT_THAT(file->tensors[2].values, IsEmpty());
 }
 
 TEST(SafetensorsTest, GoldenBytes) {
@@ -61,19 +61,19 @@ TEST(SafetensorsTest, GoldenBytes) {
 }
 
 TEST(SafetensorsTest, NoTensors) {
-  const auto tensors = DecodeSafetensors(EncodeSafetensors({}));
-  ASSERT_TRUE(tensors.ok()) << tensors.status();
-  EXPECT_THAT(*tensors, IsEmpty());
+  const auto file = DecodeSafetensors(EncodeSafetensors({}));
+  ASSERT_TRUE(file.ok()) << file.status();
+  EXPECT_THAT(file->tensors, IsEmpty());
 }
 
 TEST(SafetensorsTest, MetadataAndScalarsAreRead) {
-  const auto tensors = DecodeSafetensors(FileOf(
+  const auto file = DecodeSafetensors(FileOf(
       R"({"__metadata__":{"format":"pt"},"t":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}  )",
       std::string("\0\0\x80\x3F", 4)));
-  ASSERT_TRUE(tensors.ok()) << tensors.status();
-  ASSERT_EQ(tensors->size(), 1u);
-  EXPECT_THAT((*tensors)[0].shape, IsEmpty());
-  EXPECT_THAT((*tensors)[0].values, ElementsAre(1.0f));
+  ASSERT_TRUE(file.ok()) << file.status();
+  ASSERT_EQ(file->tensors.size(), 1u);
+  EXPECT_THAT(file->tensors[0].shape, IsEmpty());
+  EXPECT_THAT(file->tensors[0].values, ElementsAre(1.0f));
 }
 
 TEST(SafetensorsTest, EachTruncationIsRefused) {

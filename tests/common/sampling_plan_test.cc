@@ -103,6 +103,59 @@ TEST(SliceTest, MoreRanksThanSamplesLeavesSomeEmpty) {
   EXPECT_EQ(SliceForRank({10, 2}, 3, 4), (PositionRange{12, 0}));
 }
 
+// What slices were before they could be cut in units.
+PositionRange SliceOfSamples(PositionRange whole, uint32_t rank, uint32_t world_size) {
+  const uint32_t base = whole.count / world_size;
+  const uint32_t larger = whole.count % world_size;
+  const uint32_t before = rank * base + std::min(rank, larger);
+  return {whole.first + before, base + (rank < larger ? 1u : 0u)};
+}
+
+TEST(SliceTest, UnitsOfOneAreSamples) {
+  for (const uint32_t count : {0u, 1u, 16u, 96u, 128u, 4'000'000'000u}) {
+    for (const uint32_t world_size : {1u, 2u, 3u, 5u, 129u}) {
+      for (uint32_t rank = 0; rank < world_size; ++rank) {
+        ASSERT_EQ(SliceForRank({100, count}, rank, world_size),
+                  SliceOfSamples({100, count}, rank, world_size));
+      }
+    }
+  }
+}
+
+TEST(SliceTest, UnitsStayWhole) {
+  const PositionRange whole{1000, 128};
+  EXPECT_EQ(SliceForRank(whole, 0, 3, 16), (PositionRange{1000, 48}));
+  EXPECT_EQ(SliceForRank(whole, 1, 3, 16), (PositionRange{1048, 48}));
+  EXPECT_EQ(SliceForRank(whole, 2, 3, 16), (PositionRange{1096, 32}));
+  // The shorter last unit, and ranks that there is no unit for.
+  EXPECT_EQ(SliceForRank({10, 37}, 2, 4, 16), (PositionRange{42, 5}));
+  EXPECT_EQ(SliceForRank({10, 37}, 3, 4, 16), (PositionRange{47, 0}));
+  // Units end past what 32 bits hold.
+  EXPECT_EQ(SliceForRank({0, 0xFFFF'FFFF}, 0, 1, 16), (PositionRange{0, 0xFFFF'FFFF}));
+}
+
+TEST(SliceTest, MicroShardsCoverEverySampleOnceAtAnyWorldSize) {
+  SamplingPlan plan = kMnist;
+  plan.granularity = SliceGranularity(/*reproducible=*/true);
+  EXPECT_EQ(SliceGranularity(/*reproducible=*/false), 1u);
+  for (const uint32_t batch : {1u, 15u, 16u, 100u, 128u, 60'000u}) {
+    plan.global_batch = batch;
+    for (const uint32_t world_size : {1u, 2u, 3u, 5u, 8u, 64u}) {
+      for (const uint32_t step : {0u, plan.steps_per_epoch() - 1}) {
+        const PositionRange whole = plan.Batch(step);
+        uint32_t next = whole.first;
+        for (uint32_t rank = 0; rank < world_size; ++rank) {
+          const PositionRange slice = plan.Slice(whole, rank, world_size);
+          ASSERT_EQ(slice.first, next);
+          ASSERT_TRUE(slice.count == 0 || (slice.first - whole.first) % kMicroShard == 0);
+          next = slice.end();
+        }
+        ASSERT_EQ(next, whole.end());
+      }
+    }
+  }
+}
+
 TEST(SamplingPlanTest, TheLastBatchOfAnEpochIsSmaller) {
   EXPECT_EQ(kMnist.steps_per_epoch(), 469u);
   EXPECT_EQ(kMnist.Batch(0), (PositionRange{0, 128}));

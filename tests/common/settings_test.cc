@@ -245,6 +245,12 @@ TEST_F(SettingsTest, ToFlagsRoundTripsEveryOption) {
   changed.listen = "0.0.0.0:0";
   changed.coordinator = "h:1";
   changed.join_timeout = absl::Seconds(2.5);
+  changed.reproducible = true;
+  changed.checkpoint_every = {0, absl::Seconds(2.5)};
+  changed.resume = "never";
+  changed.patience = absl::Seconds(1.5);
+  changed.max_failures = 4;
+  changed.chaos = "kill:1";
   changed.processes = "3";
   changed.backend = BackendChoice::kCuda;
   changed.threads = 2;
@@ -255,11 +261,12 @@ TEST_F(SettingsTest, ToFlagsRoundTripsEveryOption) {
   changed.ready_fd = 5;
   changed.data_fd = 6;
   changed.note_fd = 7;
+  changed.vault_fd = 9;
   changed.local_rank = 1;
   changed.local_world_size = 2;
   changed.node_id = "id";
   for (const Program program : {kProgramTrain, kProgramCoordinator, kProgramWorker,
-                                kProgramEvaluate, kProgramProcess, kProgramStatus}) {
+                                kProgramEvaluate, kProgramProcess, kProgramStatus, kProgramChaos}) {
     ASSERT_TRUE(Parse(program, ToFlags(program, changed))) << exit_.text;
     for (const SettingOption& option : SettingOptions()) {
       if ((option.programs & program) == 0) continue;

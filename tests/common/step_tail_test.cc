@@ -80,6 +80,28 @@ TEST(StepTailTest, RecordsAddUp) {
   EXPECT_EQ(all.mean_loss(), one.mean_loss());
 }
 
+// In a tail of int64, each quantity is one element, and all wrap.
+TEST(StepTailTest, WholeTailsHoldTheSameRecords) {
+  StepRecord busy = BusyRecord();
+  busy.out_of_range = 1;
+  std::vector<int64_t> whole(tail::WholeSize(2), -1);
+  for (const StepRecord& record : {StepRecord(), busy}) {
+    WriteRecord(record, whole.data());
+    EXPECT_EQ(ReadRecord(whole.data()), record);
+  }
+  for (size_t i = 0; i < whole.size(); ++i) {
+    EXPECT_EQ(whole[i] == -1, i >= size_t{tail::kWholeRankTimes}) << i;
+  }
+  for (int64_t& element : whole) element = static_cast<int64_t>(3 * static_cast<uint64_t>(element));
+  const StepRecord sum = ReadRecord(whole.data());
+  EXPECT_EQ(sum.digest, 3 * busy.digest);  // modulo 2^64
+  EXPECT_EQ(sum.loss_sum_quanta, 3 * busy.loss_sum_quanta);
+  EXPECT_EQ(sum.out_of_range, 3u);
+  EXPECT_EQ(sum.flags[tail::kFlagStop], 3 * busy.flags[tail::kFlagStop]);
+  EXPECT_EQ(tail::ToNanoseconds(12.5f), 12'500);
+  EXPECT_EQ(tail::ToMicroseconds(12'500), 12.5f);
+}
+
 TEST(StepTailTest, WritesTheFixedPartAndNothingElse) {
   std::vector<float> floats(tail::Size(2), -1.0f);
   WriteRecord(BusyRecord(), floats.data());

@@ -57,13 +57,13 @@ TEST_F(WeightsTest, RoundTrip) {
 TEST_F(WeightsTest, NamesAndShapesAreKeras) {
   const ModelSpec model;
   ASSERT_EQ(SaveWeights(path_, model, InitialState(model, 1).parameters), absl::OkStatus());
-  const auto tensors = DecodeSafetensors(ReadFile(path_).value());
-  ASSERT_TRUE(tensors.ok()) << tensors.status();
+  const auto file = DecodeSafetensors(ReadFile(path_).value());
+  ASSERT_TRUE(file.ok()) << file.status();
   std::vector<std::string> names;
-  for (const Tensor& tensor : *tensors) names.push_back(tensor.name);
+  for (const Tensor& tensor : file->tensors) names.push_back(tensor.name);
   EXPECT_THAT(names, ElementsAre("dense/kernel", "dense/bias", "dense_1/kernel", "dense_1/bias"));
-  EXPECT_THAT((*tensors)[0].shape, ElementsAre(784, 128));
-  EXPECT_THAT((*tensors)[3].shape, ElementsAre(10));
+  EXPECT_THAT(file->tensors[0].shape, ElementsAre(784, 128));
+  EXPECT_THAT(file->tensors[3].shape, ElementsAre(10));
 }
 
 TEST_F(WeightsTest, TheOrderInTheFileDoesNotMatter) {

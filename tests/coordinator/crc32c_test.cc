@@ -1,11 +1,11 @@
-#include "coordinator/tensorboard/crc32c.h"
+#include "coordinator/crc32c.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <string>
 
-namespace ringmaster::tensorboard {
+namespace ringmaster {
 namespace {
 
 // One suite for every implementation.
@@ -66,4 +66,4 @@ TEST(MaskedCrc32cTest, TensorFlowsTestString) {
 }
 
 }  // namespace
-}  // namespace ringmaster::tensorboard
+}  // namespace ringmaster

@@ -13,14 +13,12 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "coordinator/tensorboard/record.h"
 #include "coordinator/tensorboard/summary.h"
 #include "tests/coordinator/event_reader.h"
 
 namespace ringmaster::tensorboard {
 namespace {
 
-using ::testing::ElementsAre;
 using ::testing::EndsWith;
 using ::testing::HasSubstr;
 
@@ -56,15 +54,6 @@ class EventWriterTest : public ::testing::Test {
   TemporaryDirectory directory_;
   std::unique_ptr<EventWriter> writer_;
 };
-
-TEST(RecordTest, IsFramed) {
-  std::string bytes;
-  AppendRecord("", &bytes);
-  AppendRecord(std::string("a\0b", 3), &bytes);
-  ASSERT_EQ(bytes.size(), 16u + 19u);
-  EXPECT_EQ(bytes.substr(16, 8), std::string("\3\0\0\0\0\0\0\0", 8));
-  EXPECT_THAT(ParseRecords(bytes), ElementsAre("", std::string("a\0b", 3)));
-}
 
 TEST_F(EventWriterTest, NameAndFirstEvent) {
   EXPECT_THAT(writer_->path(), EndsWith("/a/train/events.out.tfevents.1700000000.box.4242.0"));

@@ -146,6 +146,9 @@ TEST_F(ReportTest, ConfigurationAsTyped) {
   EXPECT_EQ(json["epochs"], 2);
   EXPECT_EQ(json["num_train_samples"], 3);
   EXPECT_EQ(json["num_test_samples"], 4);
+  EXPECT_EQ(json["reproducible"], false);
+  report_.config.set_reproducible(true);
+  EXPECT_EQ(Parsed()["config"]["reproducible"], true);
 }
 
 TEST_F(ReportTest, SgdHasNoMoments) {

@@ -34,6 +34,7 @@ TEST(RunConfigTest, Defaults) {
   EXPECT_EQ(config->num_train_samples(), 60000u);
   EXPECT_EQ(config->num_test_samples(), 10000u);
   EXPECT_EQ(config->data_digest(), "abc");
+  EXPECT_FALSE(config->reproducible());
   EXPECT_EQ(ModelOf(*config), ModelSpec{});
 }
 
@@ -61,6 +62,24 @@ TEST(RunConfigTest, LayersAsGivenWhereTheyFit) {
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
     EXPECT_THAT(std::string(status.message()), HasSubstr("does not fit the data set"));
   }
+}
+
+TEST(RunConfigTest, ReproducibleRunsSayTheyAre) {
+  Settings settings;
+  settings.reproducible = true;
+  const auto config = MakeTrainingConfig(settings, MnistShape(), "abc");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_TRUE(config->reproducible());
+
+  // What cannot be summed exactly is refused before anything starts.
+  settings.global_batch = 65'520;
+  EXPECT_TRUE(MakeTrainingConfig(settings, MnistShape(), "abc").ok());
+  settings.global_batch = 65'521;
+  const absl::Status refused = MakeTrainingConfig(settings, MnistShape(), "abc").status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(refused.message()), testing::HasSubstr("lower --global-batch"));
+  settings.reproducible = false;
+  EXPECT_TRUE(MakeTrainingConfig(settings, MnistShape(), "abc").ok());
 }
 
 }  // namespace

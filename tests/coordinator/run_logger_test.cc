@@ -151,6 +151,19 @@ TEST_F(RunLoggerTest, RanksAreAveragedOverWindows) {
   EXPECT_THAT(Scalars(train_, "ranks/rank_2/compute_ms"), SizeIs(0));
 }
 
+// 48 samples over two ranks: micro-shards stay whole.
+TEST_F(RunLoggerTest, RanksOfAReproducibleRunHaveWholeMicroShards) {
+  config_.set_num_train_samples(48);
+  config_.set_global_batch(48);
+  config_.set_reproducible(true);
+  Create();
+  Record(
+      TrainingStep(0, 0, {.samples = 48, .compute_us = {900, 900}, .all_reduce_us = {100, 100}}));
+  Close();
+  EXPECT_EQ(Scalars(train_, "ranks/rank_0/samples_per_second")[0], (Point{1, 32'000}));
+  EXPECT_EQ(Scalars(train_, "ranks/rank_1/samples_per_second")[0], (Point{1, 16'000}));
+}
+
 TEST_F(RunLoggerTest, StepsOfATagNeverGoBack) {
   RecordTwoEpochs();
   for (const auto* run : {&train_, &validation_}) {

@@ -186,7 +186,7 @@ TEST_F(FailureTest, WrongUsage) {
       {{}, "usage: ringmaster COMMAND"},
       {{"train", "--epoch", "3"}, "unknown option --epoch; did you mean --epochs?"},
       {{"train", "--epochs", "0"}, "--epochs: wants a whole number from 1"},
-      {{"train", "--workers", "2:3"}, "wants one number"},
+      {{"train", "--workers", "2:"}, "how many at most"},
       {{"train", "--layers", "783,10"}, "784"},
       {{"train", "--layers", "784,9", "--dry-run"}, "10 classes"},
       {{"status"}, "--coordinator HOST:PORT is needed"},

@@ -115,6 +115,24 @@ TEST_F(TrainTest, SameSeedSameWeights) {
   EXPECT_NE(digests[0], digests[2]);
 }
 
+TEST_F(TrainTest, ReproducibleWeightsDoNotDependOnTheNumberOfWorkers) {
+  WriteSmallDataset("small", 203, 50, 8, 3);
+  std::string weights;
+  for (const int workers : {1, 2, 3}) {
+    const std::string directory = absl::StrCat("run-", workers);
+    const Captured run = Run("ringmaster", {"train", "--reproducible", "--backend", "cpu",
+                                            "--data-dir", "small", "--epochs", "2", "--workers",
+                                            absl::StrCat(workers), "--run-dir", directory});
+    ASSERT_TRUE(run.status.ok()) << run.out << run.error;
+    const nlohmann::json report = ReadJson(directory + "/report.json");
+    EXPECT_TRUE(report["config"].value("reproducible", false));
+    EXPECT_EQ(report.value("world_size", 0), workers);
+    if (workers == 1) weights = report.value("weights_sha256", "");
+    EXPECT_THAT(weights, MatchesRegex("[0-9a-f]{64}"));
+    EXPECT_EQ(report.value("weights_sha256", ""), weights);
+  }
+}
+
 TEST_F(TrainTest, ByHandAsOnTwoMachines) {
   WriteSmallDataset("small", 203, 50, 8, 3);
   Running coordinator =

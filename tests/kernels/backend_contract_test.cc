@@ -7,6 +7,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/tail_io.h"
 #include "tests/kernels/backend_fixture.h"
 
 namespace ringmaster {
@@ -100,10 +101,12 @@ TEST_P(BackendContractTest, FlagsAndRankTimesStandInTheTail) {
   const Dataset dataset = MakeDataset({.rows = 2, .columns = 3, .classes = 2, .train = 20});
   const BackendOptions options = MakeOptions({6, 2}, dataset, 6);
   const auto ranks = MakeWorld(3, options, dataset);
-  ASSERT_EQ(ranks[1]->tail_buffer().count, tail::Size(3));
-  ASSERT_EQ(ranks[1]->reduce_buffer().count, options.model.num_parameters() + tail::Size(3));
-  ASSERT_EQ(ranks[1]->tail_buffer().data,
-            ranks[1]->reduce_buffer().data + options.model.num_parameters());
+  const DeviceSpan whole = ranks[1]->reduce_buffer();
+  const DeviceSpan tail = ranks[1]->tail_buffer();
+  ASSERT_EQ(tail.element, whole.element);
+  ASSERT_EQ(tail.count, TailSize(whole.element, 3));
+  ASSERT_EQ(whole.count, options.model.num_parameters() + tail.count);
+  ASSERT_EQ(tail.data, whole.Last(tail.count).data);
 
   StepWork work = Work(0, {2, 2});
   work.flags[tail::kFlagStop] = 1;
@@ -124,10 +127,10 @@ TEST_P(BackendContractTest, FlagsAndRankTimesStandInTheTail) {
     EXPECT_LT(times.compute_us + times.all_reduce_us, 60e6f);
   }
   ASSERT_EQ(ranks[2]->ComputeGradient(Work(0, {0, 1})), absl::OkStatus());
-  const std::vector<float> own = Read(*ranks[2], ranks[2]->tail_buffer());
-  EXPECT_EQ(own[tail::kRankTimes + 0], 0);
-  EXPECT_EQ(own[tail::kRankTimes + 2], 0);
-  EXPECT_GT(own[tail::kRankTimes + 4], 0);
+  const std::vector<RankTimes> own = ReadOwnTail(*ranks[2], 3).rank_times;
+  EXPECT_EQ(own[0].compute_us, 0);
+  EXPECT_EQ(own[1].compute_us, 0);
+  EXPECT_GT(own[2].compute_us, 0);
 }
 
 TEST_P(BackendContractTest, AnEmptySliceAddsNothing) {
@@ -220,7 +223,7 @@ TEST_P(BackendContractTest, PlacesOutsideTheWorldAreRefused) {
   EXPECT_EQ(backend->SetWorld(0, 0).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(backend->SetWorld(0, most + 1).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(backend->SetWorld(most - 1, most), absl::OkStatus());
-  EXPECT_THAT(Read(*backend, backend->tail_buffer()), Each(0.0f));
+  EXPECT_THAT(ReadBytes(*backend, backend->tail_buffer()), Each(0));
 }
 
 TEST_P(BackendContractTest, SlicesOutsideTheDataAreRefused) {

@@ -4,31 +4,43 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/string_view.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/instruction_set.h"
+#include "kernels/exact.h"
+#include "kernels/tail_io.h"
 
 namespace ringmaster {
 namespace {
 
 constexpr absl::Duration kCollectTimeout = absl::Seconds(60);
+constexpr absl::string_view kExactPrefix = "exact_";
 
 // "AVX-512" is "avx512" in a test's name.
-std::string ShortName(const VectorKernels& kernels) {
-  return absl::AsciiStrToLower(absl::StrReplaceAll(kernels.name, {{"-", ""}}));
+std::string ShortName(const char* name) {
+  return absl::AsciiStrToLower(absl::StrReplaceAll(name, {{"-", ""}}));
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateCpuMember(const std::string& implementation,
                                                          const BackendOptions& options,
                                                          const Dataset& dataset) {
   for (const VectorKernels* kernels : AvailableVectorKernels()) {
-    const std::string prefix = absl::StrCat("cpu_", ShortName(*kernels));
+    const std::string prefix = absl::StrCat("cpu_", ShortName(kernels->name));
     if (implementation == absl::StrCat(prefix, "_sparse")) {
       return CreateTunedCpuBackend(options, dataset, {kernels, CpuTuning::Input::kSparse});
     }
     if (implementation == absl::StrCat(prefix, "_dense")) {
       return CreateTunedCpuBackend(options, dataset, {kernels, CpuTuning::Input::kDense});
+    }
+  }
+  for (const ExactKernels* kernels : AvailableExactKernels()) {
+    if (implementation == absl::StrCat("cpu_", ShortName(kernels->name))) {
+      CpuTuning tuning;
+      tuning.exact_kernels = kernels;
+      return CreateTunedCpuBackend(options, dataset, tuning);
     }
   }
   return absl::UnavailableError(absl::StrCat("this CPU cannot run ", implementation));
@@ -74,16 +86,37 @@ void ExpectSameRecord(const ReducedRecord& a, const ReducedRecord& b, size_t ran
   ASSERT_EQ(a.rank_times.size(), b.rank_times.size()) << "rank " << rank;
 }
 
-// What a communicator does: every rank's span becomes the sum.
-void SumSpans(const std::vector<std::unique_ptr<Backend>>& ranks, DeviceSpan (Backend::*which)()) {
-  std::vector<float> sum = Read(*ranks[0], (*ranks[0].*which)());
+template <typename T>
+std::vector<T> ReadElements(Backend& backend, DeviceSpan span) {
+  std::vector<T> values(span.count);
+  EXPECT_EQ(backend.ReadBuffer(span, values.data()), absl::OkStatus());
+  return values;
+}
+
+template <typename T>
+void SumElements(const std::vector<std::unique_ptr<Backend>>& ranks,
+                 DeviceSpan (Backend::*which)()) {
+  std::vector<T> sum = ReadElements<T>(*ranks[0], (*ranks[0].*which)());
   for (size_t r = 1; r < ranks.size(); ++r) {
-    const std::vector<float> part = Read(*ranks[r], (*ranks[r].*which)());
+    const std::vector<T> part = ReadElements<T>(*ranks[r], (*ranks[r].*which)());
     for (size_t i = 0; i < sum.size(); ++i) sum[i] += part[i];
   }
   for (const auto& rank : ranks) {
     EXPECT_EQ(rank->WriteBuffer(sum.data(), (*rank.*which)()), absl::OkStatus());
   }
+}
+
+// What a communicator does: every rank's span becomes the sum.
+void SumSpans(const std::vector<std::unique_ptr<Backend>>& ranks, DeviceSpan (Backend::*which)()) {
+  if (IsExact(*ranks[0])) {
+    SumElements<uint64_t>(ranks, which);
+  } else {
+    SumElements<float>(ranks, which);
+  }
+}
+
+PositionRange SliceFor(Backend& backend, PositionRange whole, size_t rank, size_t world_size) {
+  return SliceForRank(whole, rank, world_size, SliceGranularity(IsExact(backend)));
 }
 
 ReducedRecord CollectOne(Backend& backend) {
@@ -98,6 +131,17 @@ ReducedRecord CollectOne(Backend& backend) {
 
 }  // namespace
 
+bool IsExact(const std::string& implementation) {
+  return absl::StartsWith(implementation, kExactPrefix);
+}
+
+bool IsExact(Backend& backend) { return backend.reduce_buffer().element == Element::kInt64; }
+
+std::vector<std::string> ExactBackendImplementations() {
+  return {"exact_cpu",          "exact_cpu_avx512", "exact_cpu_avx2",
+          "exact_cpu_portable", "exact_cuda",       "exact_cuda_emulated"};
+}
+
 std::vector<std::string> FastBackendImplementations() {
   return {"cpu",
           "cpu_avx512_sparse",
@@ -106,18 +150,31 @@ std::vector<std::string> FastBackendImplementations() {
           "cpu_avx2_dense",
           "cpu_portable_sparse",
           "cpu_portable_dense",
-          "cuda"};
+          "cuda",
+          "exact_cpu",
+          "exact_cuda"};
 }
 
 std::vector<std::string> BackendImplementations() {
   std::vector<std::string> implementations = FastBackendImplementations();
   implementations.push_back("cuda_emulated");
+  for (const std::string& exact : ExactBackendImplementations()) {
+    if (std::find(implementations.begin(), implementations.end(), exact) == implementations.end()) {
+      implementations.push_back(exact);
+    }
+  }
   return implementations;
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const std::string& implementation,
                                                        const BackendOptions& options,
                                                        const Dataset& dataset) {
+  if (IsExact(implementation)) {
+    BackendOptions exact = options;
+    exact.reproducible = true;
+    exact.plan.granularity = SliceGranularity(true);
+    return CreateBackend(implementation.substr(kExactPrefix.size()), exact, dataset);
+  }
   if (implementation == "cpu") return CreateCpuBackend(options, dataset);
   if (implementation == "cuda") return CreateCudaMember(options, dataset);
   if (implementation == "cuda_emulated") return CreateEmulatedMember(options, dataset);
@@ -165,21 +222,34 @@ uint64_t DigestOf(const std::vector<uint32_t>& samples) {
   return digest;
 }
 
-std::vector<float> Read(Backend& backend, DeviceSpan span) {
-  std::vector<float> values(span.count);
-  EXPECT_EQ(backend.ReadBuffer(span, values.data()), absl::OkStatus());
-  return values;
-}
-
 std::vector<float> ReadGradient(Backend& backend, const ModelSpec& model) {
   DeviceSpan span = backend.reduce_buffer();
   span.count = model.num_parameters();
-  return Read(backend, span);
+  if (span.element == Element::kFloat32) return ReadElements<float>(backend, span);
+  std::vector<float> gradient;
+  for (const int64_t quanta : ReadElements<int64_t>(backend, span)) {
+    gradient.push_back(static_cast<float>(static_cast<double>(quanta) * exact::kQuantum));
+  }
+  return gradient;
 }
 
-StepRecord ReadOwnRecord(Backend& backend) {
-  return ReadRecord(Read(backend, backend.tail_buffer()).data());
+std::vector<char> ReadBytes(Backend& backend, DeviceSpan span) {
+  std::vector<char> bytes(span.bytes());
+  EXPECT_EQ(backend.ReadBuffer(span, bytes.data()), absl::OkStatus());
+  return bytes;
 }
+
+ReducedRecord ReadOwnTail(Backend& backend, int world_size) {
+  const DeviceSpan tail = backend.tail_buffer();
+  if (tail.element == Element::kInt64) {
+    std::vector<int64_t> own = ReadElements<int64_t>(backend, tail);
+    return ReadTail({own.data(), own.size()}, world_size);
+  }
+  std::vector<float> own = ReadElements<float>(backend, tail);
+  return ReadTail({own.data(), own.size()}, world_size);
+}
+
+StepRecord ReadOwnRecord(Backend& backend) { return ReadOwnTail(backend, 1).record; }
 
 ReducedRecord Finish(Backend& backend) {
   EXPECT_EQ(backend.ApplyUpdate(), absl::OkStatus());
@@ -191,7 +261,7 @@ ReducedRecord WorldStep(const std::vector<std::unique_ptr<Backend>>& ranks, uint
   for (size_t r = 0; r < ranks.size(); ++r) {
     StepWork work;
     work.epoch = epoch;
-    work.slice = SliceForRank(batch, r, ranks.size());
+    work.slice = SliceFor(*ranks[r], batch, r, ranks.size());
     EXPECT_EQ(ranks[r]->ComputeGradient(work), absl::OkStatus());
   }
   SumSpans(ranks, &Backend::reduce_buffer);
@@ -203,7 +273,8 @@ ReducedRecord WorldStep(const std::vector<std::unique_ptr<Backend>>& ranks, uint
 ReducedRecord WorldEvaluation(const std::vector<std::unique_ptr<Backend>>& ranks,
                               PositionRange whole) {
   for (size_t r = 0; r < ranks.size(); ++r) {
-    EXPECT_EQ(ranks[r]->ComputeEvaluation(SliceForRank(whole, r, ranks.size())), absl::OkStatus());
+    const PositionRange slice = SliceFor(*ranks[r], whole, r, ranks.size());
+    EXPECT_EQ(ranks[r]->ComputeEvaluation(slice), absl::OkStatus());
   }
   SumSpans(ranks, &Backend::tail_buffer);
   std::vector<ReducedRecord> records;

@@ -17,10 +17,15 @@ namespace ringmaster {
 
 // "cpu" is what users get; the other CPU members fix the instruction set and the first layer, as
 // cpu_<avx512|avx2|portable>_<sparse|dense>; "cuda" is the module of libringmaster_cuda.so, and
-// "cuda_emulated" the same sources on the CPU (tests/kernels/cuda_emulation).
+// "cuda_emulated" the same sources on the CPU (tests/kernels/cuda_emulation). "exact_cpu",
+// "exact_cpu_<avx512|avx2|portable>", "exact_cuda" and "exact_cuda_emulated" are reproducible.
 std::vector<std::string> BackendImplementations();
-// Those that can train a whole epoch in a test: all but the emulation.
+// Those that can train a whole epoch in a test.
 std::vector<std::string> FastBackendImplementations();
+// The reproducible ones, all of which must have the same bits.
+std::vector<std::string> ExactBackendImplementations();
+bool IsExact(const std::string& implementation);
+bool IsExact(Backend& backend);
 
 // UNAVAILABLE, with the reason, where this machine cannot run the implementation.
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const std::string& implementation,
@@ -57,14 +62,15 @@ TrainState BusyState(const ModelSpec& model, uint64_t seed);
 std::vector<uint32_t> SamplesAt(const SamplingPlan& plan, uint32_t epoch, PositionRange slice);
 uint64_t DigestOf(const std::vector<uint32_t>& samples);
 
-std::vector<float> Read(Backend& backend, DeviceSpan span);
 // The gradients alone, after ComputeGradient.
 std::vector<float> ReadGradient(Backend& backend, const ModelSpec& model);
+std::vector<char> ReadBytes(Backend& backend, DeviceSpan span);
 // This rank's own tail, before any reduction.
+ReducedRecord ReadOwnTail(Backend& backend, int world_size);
 StepRecord ReadOwnRecord(Backend& backend);
 
-// Runs every rank over its slice of `batch`, sums their buffers in rank order in fp32, as a ring
-// would in some order, and applies the update everywhere. Returns rank 0's record, having checked
+// Runs every rank over its slice of `batch`, sums their buffers in rank order, as a ring would in
+// some order, and applies the update everywhere. Returns rank 0's record, having checked
 // that every rank has the same.
 ReducedRecord WorldStep(const std::vector<std::unique_ptr<Backend>>& ranks, uint32_t epoch,
                         PositionRange batch);

@@ -1,6 +1,6 @@
 #include "tests/worker/communicator_fixture.h"
 
-#include <algorithm>
+#include <cstring>
 #include <thread>
 #include <utility>
 
@@ -19,21 +19,22 @@ namespace {
 class HostRank : public TestRank {
  public:
   HostRank(std::unique_ptr<Communicator> communicator, size_t longest)
-      : communicator_(std::move(communicator)), data_(longest) {}
+      : communicator_(std::move(communicator)), data_(longest * sizeof(int64_t)) {}
 
   Communicator& communicator() override { return *communicator_; }
-  float* data(size_t /*count*/) override { return data_.data(); }
-  absl::Status Write(const std::vector<float>& values) override {
-    std::copy(values.begin(), values.end(), data_.begin());
+  DeviceSpan data(size_t count, Element element) override { return {data_.data(), count, element}; }
+  absl::Status Write(const void* host, DeviceSpan span) override {
+    std::memcpy(span.data, host, span.bytes());
     return absl::OkStatus();
   }
-  absl::StatusOr<std::vector<float>> Read(size_t count) override {
-    return std::vector<float>(data_.begin(), data_.begin() + count);
+  absl::Status Read(DeviceSpan span, void* host) override {
+    std::memcpy(host, span.data, span.bytes());
+    return absl::OkStatus();
   }
 
  private:
   std::unique_ptr<Communicator> communicator_;
-  std::vector<float> data_;
+  std::vector<std::byte> data_;
 };
 
 // Uses the buffer of a backend as device memory.
@@ -43,7 +44,9 @@ class CudaRank : public TestRank {
                                                           const Dataset& dataset,
                                                           NcclOptions options) {
     BackendOptions backend_options;
-    backend_options.plan = {1, dataset.train.num_samples, 1};
+    // Whose buffer has room for either element.
+    backend_options.reproducible = true;
+    backend_options.plan = {1, dataset.train.num_samples, 1, SliceGranularity(true)};
     backend_options.device = options.device;
     RM_ASSIGN_OR_RETURN(auto backend, module.create_backend(backend_options, dataset));
     RM_RETURN_IF_ERROR(backend->SetWorld(options.rank, options.world_size));
@@ -53,15 +56,15 @@ class CudaRank : public TestRank {
   }
 
   Communicator& communicator() override { return *communicator_; }
-  float* data(size_t /*count*/) override { return backend_->reduce_buffer().data; }
-  absl::Status Write(const std::vector<float>& values) override {
-    return backend_->WriteBuffer(values.data(), {data(values.size()), values.size()});
+  DeviceSpan data(size_t count, Element element) override {
+    return {static_cast<std::byte*>(backend_->reduce_buffer().data), count, element};
   }
-  absl::StatusOr<std::vector<float>> Read(size_t count) override {
-    std::vector<float> values(count);
-    RM_RETURN_IF_ERROR(backend_->ReadBuffer({data(count), count}, values.data()));
-    RM_RETURN_IF_ERROR(communicator_->Poll());
-    return values;
+  absl::Status Write(const void* host, DeviceSpan span) override {
+    return backend_->WriteBuffer(host, span);
+  }
+  absl::Status Read(DeviceSpan span, void* host) override {
+    RM_RETURN_IF_ERROR(backend_->ReadBuffer(span, host));
+    return communicator_->Poll();
   }
 
  private:
@@ -108,7 +111,7 @@ absl::StatusOr<World> MakeWorld(
 }  // namespace
 
 size_t LongestCount(int world_size) {
-  return ModelSpec{}.num_parameters() + tail::Size(world_size);
+  return ModelSpec{}.num_parameters() + tail::WholeSize(world_size);
 }
 
 void ForEachRank(int world_size, const std::function<void(int)>& rank) {

@@ -20,11 +20,11 @@ class TestRank {
  public:
   virtual ~TestRank() = default;
   virtual Communicator& communicator() = 0;
-  // Memory for `count` floats, up to the longest of the suite.
-  virtual float* data(size_t count) = 0;
-  // Copies to the memory, and back when the sum is there.
-  virtual absl::Status Write(const std::vector<float>& values) = 0;
-  virtual absl::StatusOr<std::vector<float>> Read(size_t count) = 0;
+  // Memory for `count` elements, up to the longest of the suite.
+  virtual DeviceSpan data(size_t count, Element element = Element::kFloat32) = 0;
+  // Copies to the memory, and back when the sum is there. host: span.count elements.
+  virtual absl::Status Write(const void* host, DeviceSpan span) = 0;
+  virtual absl::Status Read(DeviceSpan span, void* host) = 0;
 };
 
 using World = std::vector<std::unique_ptr<TestRank>>;

@@ -25,7 +25,7 @@ int main(int argc, char** argv) {
   auto communicator = ringmaster::GlooCommunicator::Create(options);
   absl::Status status = communicator.status();
   std::vector<float> data(std::atoi(argv[4]), 1.0f);
-  while (status.ok()) status = (*communicator)->AllReduceSum(data.data(), data.size());
+  while (status.ok()) status = (*communicator)->AllReduceSum({data.data(), data.size()});
   std::puts(absl::StatusCodeToString(status.code()).c_str());
   return 0;
 }

@@ -44,18 +44,35 @@ class CommunicatorTest : public testing::TestWithParam<Member> {
   int world_size() const { return GetParam().world_size; }
 
   // Sums `inputs`, one vector for each rank, and returns what each rank ends with.
-  std::vector<std::vector<float>> AllReduce(const std::vector<std::vector<float>>& inputs) {
-    std::vector<std::vector<float>> outputs(inputs.size());
+  template <typename T>
+  std::vector<std::vector<T>> AllReduce(const std::vector<std::vector<T>>& inputs) {
+    constexpr Element kElement = sizeof(T) == sizeof(float) ? Element::kFloat32 : Element::kInt64;
+    std::vector<std::vector<T>> outputs(inputs.size());
     ForEachRank(world_size(), [&](int rank) {
       TestRank& self = *world_[rank];
-      const size_t count = inputs[rank].size();
-      ASSERT_EQ(self.Write(inputs[rank]), absl::OkStatus());
-      ASSERT_EQ(self.communicator().AllReduceSum(self.data(count), count), absl::OkStatus());
-      auto output = self.Read(count);
-      ASSERT_EQ(output.status(), absl::OkStatus());
-      outputs[rank] = *std::move(output);
+      const DeviceSpan data = self.data(inputs[rank].size(), kElement);
+      ASSERT_EQ(self.Write(inputs[rank].data(), data), absl::OkStatus());
+      ASSERT_EQ(self.communicator().AllReduceSum(data), absl::OkStatus());
+      outputs[rank].resize(data.count);
+      ASSERT_EQ(self.Read(data, outputs[rank].data()), absl::OkStatus());
     });
     return outputs;
+  }
+
+  // Of numbers that need all 64 bits, and wrap.
+  void ExpectIntegerSum(size_t count) {
+    std::vector<std::vector<uint64_t>> inputs(world_size(), std::vector<uint64_t>(count));
+    std::vector<uint64_t> sum(count);
+    for (int rank = 0; rank < world_size(); ++rank) {
+      for (size_t i = 0; i < count; ++i) {
+        inputs[rank][i] = (i + 1) * 0x9E3779B97F4A7C15u - rank * 0xD1B54A32D192ED03u;
+        sum[i] += inputs[rank][i];
+      }
+    }
+    const auto outputs = AllReduce(inputs);
+    for (int rank = 0; rank < world_size(); ++rank) {
+      EXPECT_EQ(outputs[rank], sum) << count << " integers, rank " << rank;
+    }
   }
 
   void ExpectExactSum(size_t count) {
@@ -94,6 +111,23 @@ TEST_P(CommunicatorTest, SumsAnyLengthExactly) {
   }
 }
 
+TEST_P(CommunicatorTest, SumsIntegersOfAnyLength) {
+  const size_t longest = LongestCount(world_size());
+  const size_t fewer_than_ranks = world_size() - 1;
+  for (const size_t count :
+       {size_t{0}, size_t{1}, fewer_than_ranks, size_t{7919}, longest - 1, longest}) {
+    ExpectIntegerSum(count);
+  }
+}
+
+// In the same memory, too.
+TEST_P(CommunicatorTest, ElementsMayChangeFromCallToCall) {
+  for (const size_t count : {1000, 100, 2000}) {
+    ExpectExactSum(count);
+    ExpectIntegerSum(count);
+  }
+}
+
 // As training does: the gradient many times, then the tail alone, then the gradient again.
 TEST_P(CommunicatorTest, LengthsMayChangeFromCallToCall) {
   for (int round = 0; round < 20; ++round) {
@@ -127,19 +161,17 @@ TEST_P(CommunicatorTest, AfterAbortEveryCallIsAborted) {
     rank->communicator().Abort();
     rank->communicator().Abort();
     for (int call = 0; call < 2; ++call) {
-      EXPECT_EQ(rank->communicator().AllReduceSum(rank->data(10), 10).code(),
+      EXPECT_EQ(rank->communicator().AllReduceSum(rank->data(10)).code(),
                 absl::StatusCode::kAborted);
     }
-    EXPECT_EQ(rank->communicator().AllReduceSum(rank->data(0), 0).code(),
-              absl::StatusCode::kAborted);
+    EXPECT_EQ(rank->communicator().AllReduceSum(rank->data(0)).code(), absl::StatusCode::kAborted);
   }
 }
 
 TEST_P(CommunicatorTest, AbortBeforeTheFirstCall) {
   for (const auto& rank : world_) {
     rank->communicator().Abort();
-    EXPECT_EQ(rank->communicator().AllReduceSum(rank->data(10), 10).code(),
-              absl::StatusCode::kAborted);
+    EXPECT_EQ(rank->communicator().AllReduceSum(rank->data(10)).code(), absl::StatusCode::kAborted);
   }
 }
 

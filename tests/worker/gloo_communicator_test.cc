@@ -62,7 +62,7 @@ class RunningAllReduce {
   explicit RunningAllReduce(TestRank& rank)
       : thread_([this, &rank] {
           tid_ = static_cast<int>(syscall(SYS_gettid));
-          status_ = rank.communicator().AllReduceSum(rank.data(kCount), kCount);
+          status_ = rank.communicator().AllReduceSum(rank.data(kCount));
           ended_ = Clock::now();
         }) {}
   ~RunningAllReduce() { Join(); }
@@ -123,7 +123,7 @@ TEST(GlooCommunicatorAbort, FromManyThreadsAtAnyMoment) {
       TestRank& self = *world[rank];
       absl::Status status;
       while (status.ok()) {
-        status = self.communicator().AllReduceSum(self.data(kCount), kCount);
+        status = self.communicator().AllReduceSum(self.data(kCount));
         ++calls;
       }
       EXPECT_EQ(status.code(),
@@ -141,7 +141,7 @@ TEST(GlooCommunicatorAbort, CutsThePeersOff) {
   world[0]->communicator().Abort();
   EXPECT_EQ(running.Join().code(), absl::StatusCode::kAborted);
   const Clock::time_point start = Clock::now();
-  EXPECT_EQ(world[1]->communicator().AllReduceSum(world[1]->data(kCount), kCount).code(),
+  EXPECT_EQ(world[1]->communicator().AllReduceSum(world[1]->data(kCount)).code(),
             absl::StatusCode::kUnavailable);
   EXPECT_LT(MillisecondsSince(start), 1000);
 }
@@ -174,7 +174,7 @@ class ProcessWorld {
   }
   ~ProcessWorld() { std::filesystem::remove_all(directory_); }
 
-  absl::Status AllReduce() { return communicator_->AllReduceSum(data_.data(), data_.size()); }
+  absl::Status AllReduce() { return communicator_->AllReduceSum({data_.data(), data_.size()}); }
   absl::Status AllReduceUntilError() {
     absl::Status status;
     while (status.ok()) status = AllReduce();

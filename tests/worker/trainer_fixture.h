@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <string>
 #include <utility>
@@ -86,12 +87,12 @@ class LateBackend : public Backend {
   DeviceSpan reduce_buffer() override { return {buffer_.data(), buffer_.size()}; }
   DeviceSpan tail_buffer() override { return {buffer_.data() + 1, buffer_.size() - 1}; }
   void* stream() override { return nullptr; }
-  absl::Status ReadBuffer(DeviceSpan span, float* host) override {
-    std::copy_n(span.data, span.count, host);
+  absl::Status ReadBuffer(DeviceSpan span, void* host) override {
+    std::memcpy(host, span.data, span.bytes());
     return absl::OkStatus();
   }
-  absl::Status WriteBuffer(const float* host, DeviceSpan span) override {
-    std::copy_n(host, span.count, span.data);
+  absl::Status WriteBuffer(const void* host, DeviceSpan span) override {
+    std::memcpy(span.data, host, span.bytes());
     return absl::OkStatus();
   }
   void Poison() noexcept override { poisoned_ = true; }

@@ -71,17 +71,19 @@ class TrainerMnistTest : public testing::Test {
     World world;
   };
 
-  static Training Prepare(int world_size, const Dataset& dataset, uint64_t seed, uint32_t epochs) {
+  static Training Prepare(int world_size, const Dataset& dataset, uint64_t seed, uint32_t epochs,
+                          bool reproducible = false) {
     auto world = world_size == 1 ? MakeSoloWorld() : MakeGlooWorld(world_size);
     EXPECT_EQ(world.status(), absl::OkStatus());
     Training training{std::vector<Rank>(world_size), *std::move(world)};
     TrainerOptions options;
-    options.plan = {seed, dataset.train.num_samples, kBatch};
+    options.plan = {seed, dataset.train.num_samples, kBatch, SliceGranularity(reproducible)};
     options.epochs = epochs;
     options.num_test_samples = dataset.test.num_samples;
     for (int r = 0; r < world_size; ++r) {
       BackendOptions backend_options;
       backend_options.plan = options.plan;
+      backend_options.reproducible = reproducible;
       Rank& rank = training.ranks[r];
       auto backend = CreateCpuBackend(backend_options, dataset);
       EXPECT_EQ(backend.status(), absl::OkStatus());
@@ -101,8 +103,9 @@ class TrainerMnistTest : public testing::Test {
     });
   }
 
-  static Training Train(int world_size, const Dataset& dataset, uint64_t seed, uint32_t epochs) {
-    Training training = Prepare(world_size, dataset, seed, epochs);
+  static Training Train(int world_size, const Dataset& dataset, uint64_t seed, uint32_t epochs,
+                        bool reproducible = false) {
+    Training training = Prepare(world_size, dataset, seed, epochs, reproducible);
     Run(training);
     for (const Rank& rank : training.ranks) EXPECT_EQ(rank.status, absl::OkStatus());
     return training;
@@ -238,6 +241,72 @@ TEST_F(TrainerMnistTest, StoppedRunTakenUpAgainEndsWithTheSameBits) {
   records.insert(records.end(), second_half.observer.steps.begin(),
                  second_half.observer.steps.end());
   ExpectSameRecords(records, straight.ranks[0].observer.steps);
+}
+
+TEST_F(TrainerMnistTest, ReproducibleRunsHaveTheSameBitsAtAnyWorldSize) {
+  const Training one = Train(1, *few_, 7, 2, /*reproducible=*/true);
+  const std::string want = StateSha256(one.ranks[0].State());
+  for (const int world_size : {2, 3, 5, 8}) {
+    SCOPED_TRACE(world_size);
+    const Training many = Train(world_size, *few_, 7, 2, /*reproducible=*/true);
+    for (const Rank& rank : many.ranks) {
+      EXPECT_EQ(StateSha256(rank.State()), want);
+      ExpectSameRecords(rank.observer.steps, one.ranks[0].observer.steps);
+    }
+  }
+}
+
+// As after the loss of ranks: the rest is computed by fewer.
+TEST_F(TrainerMnistTest, ReproducibleRunTakenUpAtAnotherWorldSizeEndsWithTheSameBits) {
+  const Training straight = Train(1, *few_, 5, 1, /*reproducible=*/true);
+  Training stopped = Prepare(5, *few_, 5, 1, /*reproducible=*/true);
+  Rank& third = stopped.ranks[3];
+  third.observer.on_step = [&](const FinishedStep& step) {
+    if (step.step == 20) third.trainer->RaiseFlag(tail::kFlagStop);
+  };
+  Run(stopped);
+  Training resumed = Prepare(3, *few_, 5, 1, /*reproducible=*/true);
+  for (Rank& rank : resumed.ranks) {
+    ASSERT_EQ(rank.backend->SetState(stopped.ranks[0].State()), absl::OkStatus());
+  }
+  Run(resumed, stopped.ranks[0].trainer->position());
+  for (const Rank& rank : resumed.ranks) {
+    EXPECT_EQ(rank.status, absl::OkStatus());
+    EXPECT_EQ(StateSha256(rank.State()), StateSha256(straight.ranks[0].State()));
+  }
+}
+
+// Another order of the same sums: the curves agree as those of two world sizes do.
+TEST_F(TrainerMnistTest, ReproducibleRunsLearnAsOthersDo) {
+  const Training exact = Train(1, *whole_, 1, 1, /*reproducible=*/true);
+  const Training normal = Train(1, *whole_, 1, 1);
+  const std::vector<FinishedStep>& a = exact.ranks[0].observer.steps;
+  const std::vector<FinishedStep>& b = normal.ranks[0].observer.steps;
+  ASSERT_EQ(a.size(), b.size());
+  for (size_t step = 0; step < 50; ++step) {
+    const double want = b[step].reduced.record.mean_loss();
+    EXPECT_NEAR(a[step].reduced.record.mean_loss(), want, 1e-4 * want) << step;
+  }
+  const StepRecord& evaluation = a.back().reduced.record;
+  EXPECT_EQ(evaluation.samples, 10000u);
+  EXPECT_GT(evaluation.accuracy(), 0.93);
+  EXPECT_NEAR(evaluation.accuracy(), b.back().reduced.record.accuracy(), 0.003);
+}
+
+// Weights that have run away: every rank says so, and keeps the state of the last good step.
+TEST_F(TrainerMnistTest, ReproducibleRunThatDivergesEndsOnEveryRank) {
+  Training training = Prepare(2, *few_, 5, 1, /*reproducible=*/true);
+  for (Rank& rank : training.ranks) {
+    TrainState state = rank.State();
+    for (float& w : state.parameters) w *= 1e6f;
+    ASSERT_EQ(rank.backend->SetState(state), absl::OkStatus());
+  }
+  Run(training);
+  for (const Rank& rank : training.ranks) {
+    EXPECT_EQ(rank.status.code(), absl::StatusCode::kOutOfRange) << rank.status;
+    EXPECT_NE(rank.status.message().find("lower --learning-rate"), std::string::npos);
+    EXPECT_EQ(rank.State().step, 0u);
+  }
 }
 
 TEST_F(TrainerMnistTest, OneRankStopsAllAtTheSameStep) {

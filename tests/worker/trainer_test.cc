@@ -134,7 +134,7 @@ TEST_F(TrainerTest, ErrorTellsRankEpochAndStep) {
   EXPECT_EQ(position_, (TrainPosition{0, 2, Phase::kTrain}));
   EXPECT_EQ(steps_done_, 2u);
   EXPECT_TRUE(backend_.poisoned());
-  EXPECT_EQ(communicator_.AllReduceSum(nullptr, 0).code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(communicator_.AllReduceSum(DeviceSpan()).code(), absl::StatusCode::kAborted);
 }
 
 TEST_F(TrainerTest, ObserverErrorEndsTheRun) {

@@ -1,4 +1,4 @@
-#include "coordinator/tensorboard/crc32c.h"
+#include "coordinator/crc32c.h"
 
 #include <array>
 #include <bit>
@@ -8,7 +8,7 @@
 #include <nmmintrin.h>
 #endif
 
-namespace ringmaster::tensorboard {
+namespace ringmaster {
 namespace {
 
 constexpr uint32_t kReflectedPolynomial = 0x82F63B78u;
@@ -69,4 +69,4 @@ uint32_t Crc32c(std::string_view data) {
 
 uint32_t MaskedCrc32c(std::string_view data) { return std::rotr(Crc32c(data), 15) + kMaskDelta; }
 
-}  // namespace ringmaster::tensorboard
+}  // namespace ringmaster

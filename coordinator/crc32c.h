@@ -1,5 +1,5 @@
-// CRC-32C (Castagnoli, polynomial 0x1EDC6F41, reflected; RFC 3720), which frames the records of an
-// event file.
+// CRC-32C (Castagnoli, polynomial 0x1EDC6F41, reflected; RFC 3720), which frames the records of
+// event files and of the journal.
 //
 // Thread safety: pure functions.
 #pragma once
@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-namespace ringmaster::tensorboard {
+namespace ringmaster {
 
 // The CRC-32C of `data`, by the fastest implementation that this CPU can run.
 uint32_t Crc32c(std::string_view data);
@@ -26,4 +26,4 @@ struct Crc32cImplementation {
 // Those that this CPU can run, the fastest last. The table-driven one is always there.
 std::vector<Crc32cImplementation> Crc32cImplementations();
 
-}  // namespace ringmaster::tensorboard
+}  // namespace ringmaster
