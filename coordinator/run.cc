@@ -70,7 +70,7 @@ std::optional<int> Run::Advance(absl::Time now) {
   if (!ending_) Decide();
   const bool durable = Commit();
   Publish();  // before anybody can ask with a new number
-  FlushOutbox();
+  if (durable || ending_) FlushOutbox();
   if (durable) SendAcks();
   if (ending_ && (sessions_.empty() || now >= ending_->leave_at)) return ending_->exit_code;
   return std::nullopt;
@@ -549,6 +549,7 @@ void Run::End(RunOutcome outcome, int exit_code, const std::string& reason) {
   report_.reason = reason;
   report_.ended = now_;
   FillReport(state_, &report_);
+  outbox_.clear();  // what could not be made durable is not told any more
   Ending ending{exit_code, now_ + options_.farewell, {}};
   CoordinatorMessage& message = ending.message;
   message.mutable_end()->set_exit_code(exit_code == 0 ? 0 : 1);
