@@ -313,8 +313,13 @@ void Run::Refuse(const PeerPtr& peer, const std::string& who, const absl::Status
 absl::Status Run::HandleState(const StoredStatePtr& state) {
   RM_RETURN_IF_ERROR(CheckGeneration(run_id_, state->generation));
   if (ending_) return absl::FailedPreconditionError("the run is over");
-  RM_ASSIGN_OR_RETURN(const uint64_t position,
-                      FromProto(state_.ledger().timeline(), state->position));
+  const Timeline& timeline = state_.ledger().timeline();
+  RM_ASSIGN_OR_RETURN(const uint64_t position, FromProto(timeline, state->position));
+  for (const StoredStatePtr& newer : {stored_, waiting_}) {
+    const bool overtaken = newer != nullptr && newer->generation == state->generation &&
+                           FromProto(timeline, newer->position).value_or(0) > position;
+    if (overtaken) return absl::OkStatus();
+  }
   states_.Put(state);
   keys_.Set(state->generation, StateKey(state->digest), "").IgnoreError();
   if (position > state_.ledger().size()) {

@@ -182,6 +182,11 @@ absl::Status RunLogger::Weights(uint32_t epoch, const ModelSpec& model, const Tr
   return train_->Add(epoch, std::move(summary), now);
 }
 
+void RunLogger::Rewind(const RunHistory& history) {
+  history_ = history;
+  windows_.clear();
+}
+
 absl::Status RunLogger::Flush() {
   absl::Status status = train_->Flush();
   status.Update(validation_->Flush());

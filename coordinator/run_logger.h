@@ -46,6 +46,9 @@ class RunLogger {
   absl::Status Weights(uint32_t epoch, const ModelSpec& model, const TrainState& state,
                        absl::Time now);
 
+  // Training goes on from an earlier record: `history` is what is left.
+  void Rewind(const RunHistory& history);
+
   // Writes everything out.
   absl::Status Flush();
 
