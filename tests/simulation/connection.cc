@@ -9,8 +9,7 @@ class Connection::Peer final : public ringmaster::Peer {
   explicit Peer(Connection* connection) : connection_(connection) {}
 
   void Send(CoordinatorMessage message) override {
-    if (!connection_->coordinator_open_) return;
-    connection_->coordinator_->OnSent(message);
+    if (!connection_->coordinator_open_ || !connection_->coordinator_->OnSent(message)) return;
     connection_->Push(&connection_->down_,
                       [connection = connection_, message = std::move(message)] {
                         if (!connection->worker_open_) return;
@@ -24,7 +23,7 @@ class Connection::Peer final : public ringmaster::Peer {
   }
 
   void Close(const absl::Status& status) override {
-    if (!connection_->coordinator_open_) return;
+    if (!connection_->coordinator_open_ || connection_->coordinator_->IsDying()) return;
     connection_->coordinator_open_ = false;
     connection_->PushEnd(status);
     Connection* const connection = connection_;

@@ -35,8 +35,9 @@ class Connection {
     virtual ~Coordinator() = default;
     virtual void OnMessage(const PeerPtr& peer, WorkerMessage message) = 0;
     virtual void OnClosed(const PeerPtr& peer) = 0;
-    // It queues this for the worker.
-    virtual void OnSent(const CoordinatorMessage& message) = 0;
+    // It sends this to the worker. False: it has died before it could.
+    virtual bool OnSent(const CoordinatorMessage& message) = 0;
+    virtual bool IsDying() const = 0;
     virtual bool HasLife(uint64_t life) const = 0;
     virtual uint64_t life() const = 0;
   };

@@ -156,7 +156,9 @@ Connection* CoordinatorHost::Dial(Connection::Worker* worker) {
 }
 
 void CoordinatorHost::OnMessage(const PeerPtr& peer, WorkerMessage message) {
-  trace_->Note("  to coordinator: ", trace_->verbose() ? DescribeMessage(message) : "");
+  if (trace_->verbose() && !message.has_heartbeat()) {
+    trace_->Note("  to coordinator: ", DescribeMessage(message));
+  }
   if (mutation_ != Mutation::kNone) message = Mutate(std::move(message));
   run_->OnMessage(peer, std::move(message));
   WakeWithin(random_->Between(absl::Microseconds(50), absl::Milliseconds(2)));
@@ -167,10 +169,11 @@ void CoordinatorHost::OnClosed(const PeerPtr& peer) {
   WakeWithin(random_->Between(absl::Microseconds(50), absl::Milliseconds(2)));
 }
 
-void CoordinatorHost::OnSent(const CoordinatorMessage& message) {
-  if (disk_.died()) return;
-  trace_->Note("  from coordinator: ", trace_->verbose() ? DescribeMessage(message) : "");
+bool CoordinatorHost::OnSent(const CoordinatorMessage& message) {
+  if (disk_.died()) return false;
+  if (trace_->verbose()) trace_->Note("  from coordinator: ", DescribeMessage(message));
   checker_->OnSent(life_, message);
+  return true;
 }
 
 void CoordinatorHost::PutState(StoredStatePtr state, std::function<void(absl::Status)> reply) {
@@ -236,12 +239,64 @@ void CoordinatorHost::Relabel(StepRecords* records) const {
 
 // ---------------------------------------------------------------- in words
 
+namespace {
+
+std::string Place(const Position& position) {
+  if (position.phase() == Position::DONE) return "the end";
+  return absl::StrCat(position.epoch(), "/", position.step());
+}
+
+std::string Short(uint64_t incarnation) {
+  return absl::StrCat(absl::Hex(incarnation >> 48, absl::kZeroPad4));
+}
+
+}  // namespace
+
 std::string DescribeMessage(const CoordinatorMessage& message) {
-  return absl::StrCat("generation ", message.generation(), " ", message.ShortDebugString());
+  const std::string start = absl::StrCat("generation ", message.generation(), " ");
+  if (message.has_welcome()) {
+    return absl::StrCat(start, "Welcome, ", message.welcome().recognised() ? "" : "not ",
+                        "recognised, ", message.welcome().records_received(), " records");
+  }
+  if (message.has_assignment()) {
+    const Assignment& assignment = message.assignment();
+    return absl::StrCat(start, "Assignment, rank ", assignment.rank(), " of ",
+                        assignment.world_size(), ", at ", Place(assignment.position()), ", state ",
+                        assignment.state_digest(), assignment.hand_in_state() ? " to hand in" : "",
+                        ", ", assignment.records_received(), " records");
+  }
+  if (message.has_ack()) return absl::StrCat(start, "Ack ", message.ack().records_received());
+  if (message.has_abort()) return absl::StrCat(start, "Abort: ", message.abort().reason());
+  if (message.has_end()) return absl::StrCat(start, "End: ", message.end().reason());
+  return absl::StrCat(start, "Regroup: ", message.regroup().reason());
 }
 
 std::string DescribeMessage(const WorkerMessage& message) {
-  return absl::StrCat("generation ", message.generation(), " ", message.ShortDebugString());
+  const std::string start = absl::StrCat("generation ", message.generation(), " ");
+  if (message.has_hello()) {
+    return absl::StrCat(start, "Hello of ", message.hello().node_id(), ".",
+                        message.hello().local_rank(), " (", Short(message.hello().incarnation()),
+                        ")");
+  }
+  if (message.has_standing()) {
+    const Standing& standing = message.standing();
+    return absl::StrCat(start, "Standing at ", Place(standing.position()), " of generation ",
+                        standing.generation(), ", state ", standing.state_digest(),
+                        ", records from ", standing.records_from(), " ", standing.reason());
+  }
+  if (message.has_records()) {
+    const GlobalRecord& first = message.records().records(0);
+    return absl::StrCat(start, "Records from ", first.epoch(), "/",
+                        first.evaluation() ? "evaluation" : absl::StrCat(first.step()), ": ",
+                        message.records().records_size());
+  }
+  if (message.has_heartbeat()) {
+    return absl::StrCat(start, "Heartbeat at ", Place(message.heartbeat().position()));
+  }
+  if (message.has_finished()) {
+    return absl::StrCat(start, "Finished with ", message.finished().state_digest());
+  }
+  return absl::StrCat(start, message.has_leaving() ? "Leaving" : "Failure");
 }
 
 }  // namespace ringmaster

@@ -56,7 +56,8 @@ class CoordinatorHost final : public Connection::Coordinator {
   // Connection::Coordinator
   void OnMessage(const PeerPtr& peer, WorkerMessage message) override;
   void OnClosed(const PeerPtr& peer) override;
-  void OnSent(const CoordinatorMessage& message) override;
+  bool OnSent(const CoordinatorMessage& message) override;
+  bool IsDying() const override { return disk_.died(); }
   bool HasLife(uint64_t life) const override { return alive() && life == life_; }
   uint64_t life() const override { return life_; }
 

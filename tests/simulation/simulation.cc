@@ -245,7 +245,8 @@ void World::Fault() {
   ++faults_;
   if (scenario_.only_coordinator_dies) {
     if (random_.Chance(50)) return coordinator_.Crash();
-    return coordinator_.CrashAtCommit(random_.Chance(50));
+    // Not just after one: of a generation formed in that moment nobody has heard, and it is lost.
+    return coordinator_.CrashAtCommit(/*before=*/true);
   }
   const std::vector<Worker*> workers = Living();
   const std::vector<Node*> nodes = LivingNodes();

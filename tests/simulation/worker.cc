@@ -221,7 +221,7 @@ void Worker::HandleWelcome(const CoordinatorMessage& message) {
   if (!welcome.recognised()) {
     StopWork(/*quietly=*/false);
     generation_ = 0;
-    if (!leaving_) StandBy("", std::nullopt);
+    StandBy("", std::nullopt);
     return;
   }
   if (work_ == Work::kIdle && !leaving_) SendStanding();
