@@ -4,50 +4,40 @@
 
 namespace ringmaster {
 
-class Connection::Peer final : public ringmaster::Peer {
- public:
-  explicit Peer(Connection* connection) : connection_(connection) {}
-
-  void Send(CoordinatorMessage message) override {
-    if (!connection_->coordinator_open_ || !connection_->coordinator_->OnSent(message)) return;
-    connection_->Push(&connection_->down_,
-                      [connection = connection_, message = std::move(message)] {
-                        if (!connection->worker_open_) return;
-                        connection->worker_->OnMessage(connection, message);
-                      });
-  }
-
-  void ReadNext() override {
-    connection_->reading_ = true;
-    connection_->Read();
-  }
-
-  void Close(const absl::Status& status) override {
-    if (!connection_->coordinator_open_ || connection_->coordinator_->IsDying()) return;
-    connection_->coordinator_open_ = false;
-    connection_->PushEnd(status);
-    Connection* const connection = connection_;
-    connection->queue_->After(connection->Delay(), [connection] {
-      connection->closed_ = true;
-      connection->unread_.clear();
-      connection->reading_ = true;
-      connection->Read();
-    });
-  }
-
- private:
-  Connection* const connection_;
-};
-
-Connection::Connection(EventQueue* queue, Random* random, Worker* worker, Coordinator* coordinator)
+Connection::Connection(EventQueue* queue, Random* random, Worker* worker, Coordinator* coordinator,
+                       std::vector<Peer>* peers)
     : queue_(queue),
       random_(random),
       worker_(worker),
       coordinator_(coordinator),
       life_(coordinator->life()),
-      peer_(std::make_shared<Peer>(this)) {}
+      peer_(PeerPtr(), &peers->emplace_back(this)) {}
 
-Connection::~Connection() = default;
+void Connection::Peer::Send(CoordinatorMessage message) {
+  Connection* const connection = connection_;
+  if (!connection->coordinator_open_ || !connection->coordinator_->OnSent(message)) return;
+  connection->Push(&connection->down_, [connection, message = std::move(message)] {
+    if (connection->worker_open_) connection->worker_->OnMessage(connection, message);
+  });
+}
+
+void Connection::Peer::ReadNext() {
+  connection_->reading_ = true;
+  connection_->Read();
+}
+
+void Connection::Peer::Close(const absl::Status& status) {
+  Connection* const connection = connection_;
+  if (!connection->coordinator_open_ || connection->coordinator_->IsDying()) return;
+  connection->coordinator_open_ = false;
+  connection->PushEnd(status);
+  connection->queue_->After(connection->Delay(), [connection] {
+    connection->closed_ = true;
+    connection->unread_.clear();
+    connection->reading_ = true;
+    connection->Read();
+  });
+}
 
 void Connection::Send(WorkerMessage message) {
   if (!worker_open_) return;

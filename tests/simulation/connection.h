@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
-#include <memory>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "coordinator/peer.h"
@@ -42,8 +42,22 @@ class Connection {
     virtual uint64_t life() const = 0;
   };
 
-  Connection(EventQueue* queue, Random* random, Worker* worker, Coordinator* coordinator);
-  ~Connection();
+  // The coordinator's end, as it sees it. It keeps its sessions in the order of these addresses, so
+  // that they must lie in the order of their making for a seed to always do the same.
+  class Peer final : public ringmaster::Peer {
+   public:
+    explicit Peer(Connection* connection) : connection_(connection) {}
+    void Send(CoordinatorMessage message) override;
+    void ReadNext() override;
+    void Close(const absl::Status& status) override;
+
+   private:
+    Connection* connection_;
+  };
+
+  // `peers` has room for one more.
+  Connection(EventQueue* queue, Random* random, Worker* worker, Coordinator* coordinator,
+             std::vector<Peer>* peers);
 
   // ---- for the worker
   void Send(WorkerMessage message);
@@ -65,7 +79,6 @@ class Connection {
   bool open() const { return worker_open_; }
 
  private:
-  class Peer;
   // One direction.
   struct Pipe {
     std::deque<std::function<void()>> items;
@@ -83,7 +96,7 @@ class Connection {
   Worker* const worker_;
   Coordinator* const coordinator_;
   const uint64_t life_;  // of the coordinator that it was opened to
-  std::shared_ptr<Peer> peer_;
+  const PeerPtr peer_;
   Pipe up_;    // to the coordinator
   Pipe down_;  // to the worker
   std::deque<WorkerMessage> unread_;

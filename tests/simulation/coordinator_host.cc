@@ -6,6 +6,11 @@
 #include "tests/simulation/sim_state.h"
 
 namespace ringmaster {
+namespace {
+
+constexpr size_t kMostConnections = 4000;
+
+}  // namespace
 
 CoordinatorHost::CoordinatorHost(EventQueue* queue, Random* random, Trace* trace, Checker* checker,
                                  const Scenario& scenario, Mutation mutation)
@@ -17,7 +22,9 @@ CoordinatorHost::CoordinatorHost(EventQueue* queue, Random* random, Trace* trace
       mutation_(mutation),
       disk_(queue, random, trace, mutation),
       wake_at_(absl::InfiniteFuture()),
-      hangs_until_(absl::InfinitePast()) {}
+      hangs_until_(absl::InfinitePast()) {
+  peers_.reserve(kMostConnections);
+}
 
 CoordinatorHost::~CoordinatorHost() { run_.reset(); }
 
@@ -151,7 +158,11 @@ void CoordinatorHost::Turn() {
 
 Connection* CoordinatorHost::Dial(Connection::Worker* worker) {
   if (!alive()) return nullptr;
-  connections_.push_back(std::make_unique<Connection>(queue_, random_, worker, this));
+  if (connections_.size() == kMostConnections) {
+    trace_->Violate("the workers have connected ", kMostConnections, " times");
+    return nullptr;
+  }
+  connections_.push_back(std::make_unique<Connection>(queue_, random_, worker, this, &peers_));
   return connections_.back().get();
 }
 

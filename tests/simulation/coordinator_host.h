@@ -82,6 +82,7 @@ class CoordinatorHost final : public Connection::Coordinator {
   absl::Time wake_at_;
   absl::Time hangs_until_;
   absl::Duration clock_ahead_;  // under kNoGrace
+  std::vector<Connection::Peer> peers_;
   std::vector<std::unique_ptr<Connection>> connections_;
   std::function<void(int)> told_exit_;
   std::optional<RunState> last_state_;

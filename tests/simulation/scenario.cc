@@ -43,10 +43,10 @@ Scenario MakeScenario(Random* random) {
   Scenario scenario;
   scenario.config = MakeConfig(random);
   scenario.membership = MakeMembership(random, &scenario);
-  constexpr int64_t kSlowestMs[] = {5, 50, 400};
+  constexpr int64_t kSlowestMs[] = {20, 150, 600};
   scenario.slowest_step = absl::Milliseconds(kSlowestMs[random->Below(3)]);
-  scenario.faults = static_cast<uint32_t>(random->Between(0, 8));
-  constexpr int64_t kBetweenMs[] = {30, 300, 1500, 4000};
+  scenario.faults = static_cast<uint32_t>(random->Between(1, 10));
+  constexpr int64_t kBetweenMs[] = {30, 200, 800, 2500};
   scenario.between_faults = absl::Milliseconds(kBetweenMs[random->Below(4)]);
   scenario.only_coordinator_dies = random->Chance(8);
   scenario.checkpoint_every_steps = static_cast<uint32_t>(random->Between(0, 3));

@@ -66,6 +66,7 @@ class World {
   int last_node_ = 0;
   uint32_t faults_left_;
   uint32_t faults_ = 0;
+  uint32_t failures_told_ = 0;  // by workers, which count without a generation that breaks
   bool healed_ = false;
   bool restarting_ = false;
   bool over_ = false;
@@ -185,9 +186,10 @@ void World::Exited(int exit_code) {
   }
   over_ = true;
   const MembershipOptions& options = scenario_.membership;
-  const bool allowed = (options.max_failures >= 0 &&
-                        state.failures() > static_cast<uint32_t>(options.max_failures)) ||
-                       state.fruitless_failures() >= options.fruitless_limit;
+  const bool allowed =
+      (options.max_failures >= 0 &&
+       state.failures() + failures_told_ > static_cast<uint32_t>(options.max_failures)) ||
+      state.fruitless_failures() + failures_told_ >= options.fruitless_limit;
   if (!allowed) {
     trace_.Violate("the run failed: ", state.ended() ? state.ended()->reason() : "");
   }
@@ -201,6 +203,9 @@ void World::Watch() {
     queue_.After(soon ? random_.Milliseconds(10, 800) : random_.Milliseconds(800, 9000), [this] {
       restarting_ = false;
       coordinator_.Start();
+      if (healed_ || !random_.Chance(10)) return;
+      // Perhaps before its first turn.
+      queue_.After(random_.Milliseconds(0, 300), [this] { coordinator_.Crash(); });
     });
   }
   if (healed_) StartMissingNodes();
@@ -258,7 +263,7 @@ void World::Fault() {
 }
 
 void World::FaultOfWorker(Worker* worker) {
-  switch (random_.Below(4)) {
+  switch (random_.Below(5)) {
     case 0:
       worker->Kill(/*quietly=*/false);
       return Died(worker, random_.Milliseconds(50, 2000));
@@ -267,6 +272,10 @@ void World::FaultOfWorker(Worker* worker) {
       return queue_.After(random_.Milliseconds(100, 12000), [worker] { worker->Continue(); });
     case 2:
       return worker->BreakConnection();
+    case 3:
+      ++failures_told_;
+      worker->Fail();
+      return Died(worker, random_.Milliseconds(50, 2000));
     default:
       return worker->SilenceConnection();
   }

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "tests/simulation/sim_state.h"
 
@@ -65,6 +66,16 @@ void Worker::Kill(bool quietly) {
   if (connection_ == nullptr) return;
   if (quietly) connection_->FallSilent();
   connection_->CloseByWorker();
+}
+
+void Worker::Fail() {
+  if (connected()) {
+    WorkerMessage message;
+    message.mutable_failure()->set_code(static_cast<int>(absl::StatusCode::kInternal));
+    message.mutable_failure()->set_message("a GPU fell off the bus");
+    Send(std::move(message));
+  }
+  Kill(/*quietly=*/false);
 }
 
 void Worker::Hang() {
@@ -170,6 +181,8 @@ void Worker::HandleEnd(const absl::Status& status) {
     StopWork(/*quietly=*/false);
     incarnation_ = around_.random->Next();
     generation_ = 0;
+  } else if (absl::StartsWith(status.message(), "the run is over")) {
+    return Die(/*run_over=*/true);
   } else if (absl::IsResourceExhausted(status)) {
     delay += absl::Seconds(1);
   } else if (!absl::IsUnavailable(status)) {

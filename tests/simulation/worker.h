@@ -52,6 +52,8 @@ class Worker final : public Connection::Worker, public Exchange::Member {
   // ---- for what goes wrong
   // It is killed; `quietly`: with its host, so that nobody is told.
   void Kill(bool quietly);
+  // It says that it cannot go on, and ends.
+  void Fail();
   void Hang();
   void Continue();
   void Leave();  // it gets SIGTERM
