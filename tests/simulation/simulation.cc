@@ -140,10 +140,12 @@ void World::StartWorker(Node* node, uint32_t local_rank, Holding holding) {
   trace_.Note(workers_.back()->Name(), ": starts");
 }
 
-// The agent starts another one, which may get what the former one kept with the agent.
+// The agent starts another one, which may get what the former one kept with the agent, perhaps
+// without its records.
 void World::Died(Worker* worker, absl::Duration back_after) {
   Holding holding;
   if (random_.Chance(50)) holding = worker->vault();
+  if (random_.Chance(30)) holding.records.clear();
   for (Node& node : nodes_) {
     if (node.id != worker->node_id()) continue;
     queue_.After(back_after, [this, &node, worker, holding = std::move(holding)] {

@@ -363,6 +363,7 @@ void Worker::StepDone(bool flag) {
   held_.chain = NextChain(held_.chain, held_.position, generation_);
   held_.records.push_back(ChainRecord(around_.scenario->config, held_.position, held_.chain));
   ++held_.position;
+  if (around_.random->Chance(30)) vault_ = held_;
   around_.trace->Note(Name(), ": finished record ", held_.position - 1, " of generation ",
                       generation_, ": ", ChainDigest(held_.chain));
   Acknowledge(received_);
