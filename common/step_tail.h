@@ -47,11 +47,8 @@ enum Offset : int {
 
 // Raised by any rank, seen by every rank at the same step.
 enum Flag : int {
-  kFlagStop = 0,        // end the run after this step
-  kFlagLeave = 1,       // the rank asks to leave
-  kFlagJoin = 2,        // rank 0 only: members wait to be taken in
-  kFlagCheckpoint = 3,  // rank 0 only: hand in a checkpoint after this step
-  kFlagCount = 4,
+  kFlagRegroup = 0,  // stop after an agreed step: the world is to change
+  kFlagCount = 1,
 };
 
 inline constexpr int kRankTimes = int{kFlags} + int{kFlagCount};

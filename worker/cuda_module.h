@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "kernels/backend.h"
 #include "worker/communicator.h"
+#include "worker/interrupt.h"
 
 namespace ringmaster {
 
@@ -32,6 +33,8 @@ struct NcclOptions {
   void* stream = nullptr;  // Backend::stream()
   // For building the communicator, and for putting a collective on the stream.
   absl::Duration timeout = absl::Seconds(60);
+  // Ends the building with ABORTED; may be null. Not used afterwards.
+  Interrupt* interrupt = nullptr;
 };
 
 inline constexpr int kCudaModuleAbi = 2;

@@ -13,6 +13,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "common/status_macros.h"
+#include "worker/unreachable.h"
 
 namespace ringmaster {
 namespace {
@@ -98,27 +99,34 @@ absl::Status GlooCommunicator::Open(const Options& options) {
   // can wait for each other.
   const Link& first = rank_ == 0 ? right_ : left_;
   const Link& second = rank_ == 0 ? left_ : right_;
-  RM_RETURN_IF_ERROR(Connect(first, options.store, deadline));
-  return Connect(second, options.store, deadline);
+  RM_RETURN_IF_ERROR(Connect(first, options, deadline));
+  return Connect(second, options, deadline);
 }
 
-absl::Status GlooCommunicator::Connect(const Link& link, KeyValueStore* store,
+absl::Status GlooCommunicator::Connect(const Link& link, const Options& options,
                                        absl::Time deadline) const {
   const char* const other_end = &link == &left_ ? right_.name : left_.name;
-  const auto address = store->Get(AddressKey(link.peer, other_end), deadline - absl::Now());
+  const auto address = options.store->Get(AddressKey(link.peer, other_end), deadline - absl::Now());
   if (!address.ok()) {
-    return absl::Status(address.status().code(),
-                        absl::StrFormat("rank %d of %d waits for rank %d to connect: %s", rank_,
-                                        world_size_, link.peer, address.status().message()));
+    return WithUnreachable(
+        absl::Status(address.status().code(),
+                     absl::StrFormat("rank %d of %d waits for rank %d to connect: %s", rank_,
+                                     world_size_, link.peer, address.status().message())),
+        link.peer);
   }
   const Clock::time_point start = Clock::now();
+  const auto& pair = link.transport->getPair(link.peer);
+  // Closing the connection ends the wait for it.
+  const Interrupt::Scope scope(options.interrupt, [&pair] { pair->close(); });
   try {
-    link.transport->getPair(link.peer)->connect({address->begin(), address->end()});
+    pair->connect({address->begin(), address->end()});
   } catch (const std::exception& e) {
     const std::string message = absl::StrFormat("rank %d of %d cannot connect to rank %d: %s",
                                                 rank_, world_size_, link.peer, e.what());
     const bool timed_out = Clock::now() - start >= absl::ToChronoNanoseconds(timeout_);
-    return timed_out ? absl::DeadlineExceededError(message) : absl::UnavailableError(message);
+    return WithUnreachable(
+        timed_out ? absl::DeadlineExceededError(message) : absl::UnavailableError(message),
+        link.peer);
   }
   return absl::OkStatus();
 }

@@ -29,6 +29,7 @@
 #include "absl/time/time.h"
 #include "common/mutex.h"
 #include "worker/communicator.h"
+#include "worker/interrupt.h"
 #include "worker/key_value_store.h"
 
 namespace gloo::transport {
@@ -47,12 +48,14 @@ class GlooCommunicator : public Communicator {
     std::string listen_address;      // IP address of this host that the peers reach it at; port 0
     // Until a neighbour has come, for each connection, and for each all-reduce.
     absl::Duration timeout = absl::Seconds(60);
+    // Ends Create() with ABORTED, if the store obeys it too; may be null.
+    Interrupt* interrupt = nullptr;
   };
 
   // Returns when both neighbours are connected. INVALID_ARGUMENT: rank or world size is out of
   // range. DEADLINE_EXCEEDED: a neighbour did not come. UNAVAILABLE: the listen address is not of
-  // this host, or a neighbour came and went. Otherwise the store's codes. Makes the process ignore
-  // SIGPIPE.
+  // this host, or a neighbour came and went. Otherwise the store's codes. An error names the rank
+  // that did not come (worker/unreachable.h). Makes the process ignore SIGPIPE.
   static absl::StatusOr<std::unique_ptr<GlooCommunicator>> Create(const Options& options);
 
   ~GlooCommunicator() override;
@@ -83,7 +86,7 @@ class GlooCommunicator : public Communicator {
   explicit GlooCommunicator(const Options& options);
 
   absl::Status Open(const Options& options);
-  absl::Status Connect(const Link& link, KeyValueStore* store, absl::Time deadline) const;
+  absl::Status Connect(const Link& link, const Options& options, absl::Time deadline) const;
 
   void Pin(DeviceSpan data);
   void MakeBuffer(const Link& link, void* data, size_t bytes, std::unique_ptr<Buffer>* buffer);

@@ -14,12 +14,13 @@ constexpr absl::Duration kSetTimeout = absl::Seconds(30);
 }  // namespace
 
 KeyValueClient::KeyValueClient(KeyValue::StubInterface* stub, std::string run_id,
-                               uint64_t generation)
-    : stub_(stub), run_id_(std::move(run_id)), generation_(generation) {}
+                               uint64_t generation, Interrupt* interrupt)
+    : stub_(stub), run_id_(std::move(run_id)), generation_(generation), interrupt_(interrupt) {}
 
 absl::Status KeyValueClient::Set(const std::string& key, const std::string& value) {
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(absl::Now() + kSetTimeout));
+  const Interrupt::Scope scope(interrupt_, [&context] { context.TryCancel(); });
   SetRequest request;
   request.set_run_id(run_id_);
   request.set_generation(generation_);
@@ -32,6 +33,7 @@ absl::Status KeyValueClient::Set(const std::string& key, const std::string& valu
 absl::StatusOr<std::string> KeyValueClient::Get(const std::string& key, absl::Duration timeout) {
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
+  const Interrupt::Scope scope(interrupt_, [&context] { context.TryCancel(); });
   GetRequest request;
   request.set_run_id(run_id_);
   request.set_generation(generation_);

@@ -101,6 +101,7 @@ absl::Status NcclCommunicator::Join() {
       return ErrorFrom(result, "ncclCommInitRankConfig");
     }
   }
+  const Interrupt::Scope scope(options_.interrupt, [this] { Abort(); });
   return WaitUntilReady(deadline, "joining the other ranks");
 }
 

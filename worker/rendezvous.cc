@@ -1,5 +1,6 @@
 #include "worker/rendezvous.h"
 
+#include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "worker/gloo_communicator.h"
 #include "worker/solo_communicator.h"
@@ -24,6 +25,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> RendezvousNccl(const RendezvousOpt
   nccl.device = options.device->ordinal;
   nccl.stream = options.backend->stream();
   nccl.timeout = options.timeout;
+  nccl.interrupt = options.interrupt;
   return cuda.create_nccl_communicator(nccl);
 }
 
@@ -34,6 +36,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> RendezvousGloo(const RendezvousOpt
   gloo.store = options.store;
   gloo.listen_address = options.listen_address;
   gloo.timeout = options.timeout;
+  gloo.interrupt = options.interrupt;
   return GlooCommunicator::Create(gloo);
 }
 
@@ -41,7 +44,14 @@ absl::StatusOr<std::unique_ptr<Communicator>> RendezvousGloo(const RendezvousOpt
 
 absl::StatusOr<std::unique_ptr<Communicator>> Rendezvous(const RendezvousOptions& options) {
   if (options.world_size == 1) return std::make_unique<SoloCommunicator>();
-  return options.device->cuda != nullptr ? RendezvousNccl(options) : RendezvousGloo(options);
+  auto communicator =
+      options.device->cuda != nullptr ? RendezvousNccl(options) : RendezvousGloo(options);
+  // Whatever the interrupted call made of it.
+  if (!communicator.ok() && options.interrupt != nullptr && options.interrupt->triggered()) {
+    return absl::AbortedError(
+        absl::StrCat("rendezvous interrupted: ", communicator.status().message()));
+  }
+  return communicator;
 }
 
 }  // namespace ringmaster

@@ -1,18 +1,23 @@
 #include "worker/reporter.h"
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
+#include "absl/time/clock.h"
+#include "common/logging.h"
 #include "common/status_macros.h"
-#include "worker/state_client.h"
+#include "worker/position_proto.h"
 
 namespace ringmaster {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 constexpr std::chrono::milliseconds kRecordInterval{100};
 constexpr size_t kRecordBatch = 64;
-constexpr absl::Duration kAckTimeout = absl::Seconds(30);
+// Bounds of a message, which after a long break has much to tell.
+constexpr size_t kMaxRecords = 4096;
+constexpr size_t kMaxRecordBytes = size_t{1} << 20;
 
 GlobalRecord ToProto(const FinishedStep& step) {
   GlobalRecord proto;
@@ -33,20 +38,21 @@ GlobalRecord ToProto(const FinishedStep& step) {
   return proto;
 }
 
-Position ToProto(const TrainPosition& position) {
-  Position proto;
-  proto.set_epoch(position.epoch);
-  proto.set_step(position.step);
-  proto.set_phase(static_cast<Position::Phase>(position.phase));
-  return proto;
-}
-
 }  // namespace
 
-Reporter::Reporter(Session* session, Training::StubInterface* stub, ProcessNote* note)
-    : session_(session), stub_(stub), note_(note), thread_([this] { Run(); }) {}
+Reporter::Reporter(const Options& options)
+    : options_(options),
+      states_(options.link, options.stub, options.timeline),
+      spool_(options.spool_bytes) {
+  options_.link->SetWake([this] {
+    MutexLock lock(&mutex_);
+    changed_.NotifyAll();
+  });
+  thread_ = std::thread([this] { Run(); });
+}
 
 Reporter::~Reporter() {
+  options_.link->SetWake(nullptr);
   {
     MutexLock lock(&mutex_);
     stopping_ = true;
@@ -55,82 +61,170 @@ Reporter::~Reporter() {
   thread_.join();
 }
 
-void Reporter::Attach(const Trainer* trainer) {
+absl::Status Reporter::Begin(const Assigned& assigned, uint64_t position) {
+  const uint64_t received = assigned.assignment.records_received();
+  const bool is_rank_0 = assigned.assignment.rank() == 0;
+  generation_ = assigned.generation;
+  position_ = position;
+  longest_step_ns_ = 0;
+  last_step_ = last_state_ = Clock::now();
+  steps_since_state_ = 0;
+  states_.Begin(assigned.generation);
+  if (options_.note != nullptr) {
+    options_.note->rank = static_cast<int32_t>(assigned.assignment.rank());
+    options_.note->world_size = static_cast<int32_t>(assigned.assignment.world_size());
+  }
   MutexLock lock(&mutex_);
-  trainer_ = trainer;
+  spool_.ResumeAt(position, received);
+  if (is_rank_0 && received < position) RM_RETURN_IF_ERROR(spool_.CheckFrom(received));
+  sending_ = is_rank_0;
+  connection_ = 0;
+  SendRecords();
+  first_sent_ = false;
+  return absl::OkStatus();
 }
 
-void Reporter::SetPlace(const Assigned& assigned) {
-  generation_ = assigned.generation;
-  is_rank_0_ = assigned.assignment.rank() == 0;
-  if (note_ == nullptr) return;
-  note_->rank = static_cast<int32_t>(assigned.assignment.rank());
-  note_->world_size = static_cast<int32_t>(assigned.assignment.world_size());
+void Reporter::End() {
+  {
+    MutexLock lock(&mutex_);
+    sending_ = false;
+  }
+  states_.End();
 }
 
 void Reporter::OnStep(const FinishedStep& step) {
-  if (note_ != nullptr) {
-    note_->epoch.store(static_cast<int32_t>(step.epoch), std::memory_order_relaxed);
-    note_->step.store(static_cast<int32_t>(step.step), std::memory_order_relaxed);
+  if (options_.note != nullptr) {
+    options_.note->epoch.store(static_cast<int32_t>(step.epoch), std::memory_order_relaxed);
+    options_.note->step.store(static_cast<int32_t>(step.step), std::memory_order_relaxed);
   }
-  if (!is_rank_0_) return;
+  MeasureStep();
+  if (!step.evaluation) {
+    steps_done_.fetch_add(1, std::memory_order_relaxed);
+    ++steps_since_state_;
+  }
   MutexLock lock(&mutex_);
-  unsent_.push_back(ToProto(step));
-  if (unsent_.size() >= kRecordBatch) SendRecords();
+  spool_.Add(ToProto(step));
+  position_ = spool_.end();
+  if (!first_sent_ || spool_.end() >= next_ + kRecordBatch) SendRecords();
+  AwaitRoom();
 }
 
-absl::Status Reporter::OnEpochEnd(uint32_t epoch, const TrainState& state) {
-  RM_RETURN_IF_ERROR(Flush(kAckTimeout));
-  Position next;
-  next.set_epoch(epoch + 1);
-  if (epoch + 1 == session_->welcome().config().epochs()) next.set_phase(Position::DONE);
-  return PutState(stub_, session_->run_id(), generation_, next, state);
+void Reporter::MeasureStep() {
+  const Clock::time_point now = Clock::now();
+  const int64_t took = std::chrono::nanoseconds(now - last_step_).count();
+  last_step_ = now;
+  if (took > longest_step_ns_) longest_step_ns_ = took;
 }
 
-absl::Status Reporter::Flush(absl::Duration timeout) {
-  uint64_t sent = 0;
-  {
-    MutexLock lock(&mutex_);
+void Reporter::AwaitRoom() {
+  while (spool_.full() && !stopping_) {
+    const CoordinatorLink::State state = options_.link->state();
+    spool_.Acknowledge(state.records_received);
+    if (!spool_.full() || state.over) return;
+    if (!std::exchange(told_full_, true)) {
+      spdlog::warn(
+          "{} records wait for the coordinator, all that there is room for: training waits too",
+          spool_.end() - spool_.begin());
+    }
     SendRecords();
-    sent = sent_;
+    changed_.WaitUntil(&mutex_, Clock::now() + kRecordInterval);
   }
-  return session_->WaitForAck(sent, timeout);
+  told_full_ = false;
+}
+
+bool Reporter::WantsState() {
+  if (options_.checkpoint_every_steps > 0 &&
+      steps_since_state_ >= options_.checkpoint_every_steps) {
+    return true;
+  }
+  return options_.checkpoint_every > absl::ZeroDuration() &&
+         Clock::now() - last_state_ >= absl::ToChronoNanoseconds(options_.checkpoint_every);
+}
+
+void Reporter::OnState(const TrainPosition& position, TrainState state) {
+  last_state_ = Clock::now();
+  steps_since_state_ = 0;
+  const uint64_t index = position_;
+  options_.held->Set(generation_, index, std::move(state));
+  const bool is_epoch_end = position.step == 0 && position.phase == TrainPosition::Phase::kTrain;
+  states_.Add({index, is_epoch_end, options_.held->Get()->state});
+}
+
+bool Reporter::Flush(uint64_t connection, absl::Time deadline) {
+  MutexLock lock(&mutex_);
+  for (;;) {
+    SendRecords();
+    const CoordinatorLink::State state = options_.link->state();
+    if (state.over || !state.connected || state.connection != connection) return false;
+    if (!sending_ || state.records_received >= spool_.end()) return true;
+    if (absl::Now() >= deadline) return false;
+    changed_.WaitUntil(&mutex_, Clock::now() + kRecordInterval);
+  }
+}
+
+uint64_t Reporter::oldest_record() {
+  MutexLock lock(&mutex_);
+  return spool_.begin();
+}
+
+std::string Reporter::SerializedRecords(uint64_t position) {
+  MutexLock lock(&mutex_);
+  if (position <= spool_.begin()) return "";
+  const size_t all = position - spool_.begin();
+  return spool_.From(spool_.begin(), all, spool_.bytes() + 1).SerializeAsString();
+}
+
+void Reporter::RestoreRecords(const std::string& serialized, uint64_t position) {
+  StepRecords records;
+  if (!records.ParseFromString(serialized)) return;
+  const auto count = static_cast<uint64_t>(records.records_size());
+  if (count > position) return;
+  MutexLock lock(&mutex_);
+  spool_.ResumeAt(position - count, 0);
+  for (GlobalRecord& record : *records.mutable_records()) spool_.Add(std::move(record));
+  position_ = position;
 }
 
 void Reporter::Run() {
-  const auto heartbeat_interval = std::chrono::milliseconds(
-      std::max<uint32_t>(session_->welcome().heartbeat_interval_ms(), 10));
-  auto next_heartbeat = std::chrono::steady_clock::now();
+  const auto heartbeat_interval = absl::ToChronoNanoseconds(options_.heartbeat_interval);
+  auto next_heartbeat = Clock::now();
   MutexLock lock(&mutex_);
   while (!stopping_) {
-    const auto now = std::chrono::steady_clock::now();
+    const auto now = Clock::now();
     if (now >= next_heartbeat) {
       SendHeartbeat();
       next_heartbeat = now + heartbeat_interval;
     }
     SendRecords();
-    changed_.WaitUntil(&mutex_, std::min(next_heartbeat, now + kRecordInterval));
+    changed_.WaitUntil(&mutex_, std::min<Clock::time_point>(next_heartbeat, now + kRecordInterval));
   }
 }
 
 void Reporter::SendHeartbeat() {
   WorkerMessage message;
   Heartbeat* heartbeat = message.mutable_heartbeat();
-  if (trainer_ != nullptr) {
-    *heartbeat->mutable_position() = ToProto(trainer_->position());
-    heartbeat->set_steps_done(trainer_->steps_done());
-  }
-  session_->Send(std::move(message));
+  *heartbeat->mutable_position() = ToProto(PositionAt(options_.timeline, position_));
+  heartbeat->set_steps_done(steps_done_);
+  options_.link->Send(std::move(message), options_.link->state().connection);
 }
 
+// Over a new connection from the last record that the coordinator has on.
 void Reporter::SendRecords() {
-  if (unsent_.empty()) return;
-  WorkerMessage message;
-  StepRecords* records = message.mutable_records();
-  sent_ += unsent_.size();
-  for (GlobalRecord& record : unsent_) *records->add_records() = std::move(record);
-  unsent_.clear();
-  session_->Send(std::move(message));
+  const CoordinatorLink::State state = options_.link->state();
+  spool_.Acknowledge(state.records_received);
+  if (!sending_ || !state.connected || state.over) return;
+  if (std::exchange(connection_, state.connection) != state.connection) {
+    next_ = state.records_received;
+  }
+  next_ = std::max(next_, spool_.begin());
+  while (next_ < spool_.end()) {
+    WorkerMessage message;
+    *message.mutable_records() = spool_.From(next_, kMaxRecords, kMaxRecordBytes);
+    const int count = message.records().records_size();
+    if (!options_.link->Send(std::move(message), connection_)) return;
+    next_ += count;
+    first_sent_ = true;
+  }
 }
 
 }  // namespace ringmaster

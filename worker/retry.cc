@@ -10,7 +10,7 @@ namespace ringmaster {
 
 absl::Duration Backoff::Next() {
   const absl::Duration pause = pause_;
-  pause_ = std::min(pause_ * 2, absl::Seconds(5));
+  pause_ = std::min(pause_ * 2, absl::Seconds(2));
   return pause * std::uniform_real_distribution<double>(0.5, 1.0)(random_);
 }
 

@@ -12,16 +12,20 @@
 
 namespace ringmaster {
 
-// Pauses that double from 0.1 s to 5 s, each shortened by a random part of up to a half, so that
+// Pauses that double from 0.1 s to 2 s, each shortened by a random part of up to a half, so that
 // many workers do not come back all at once.
 class Backoff {
  public:
   explicit Backoff(uint64_t seed) : random_(seed) {}
   absl::Duration Next();
+  // Begins with 0.1 s again.
+  void Reset() { pause_ = kShortest; }
 
  private:
+  static constexpr absl::Duration kShortest = absl::Milliseconds(100);
+
   std::mt19937_64 random_;
-  absl::Duration pause_ = absl::Milliseconds(100);
+  absl::Duration pause_ = kShortest;
 };
 
 // Time as RetryUntil sees it; a test moves its own.

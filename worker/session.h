@@ -1,71 +1,43 @@
-// Session: the one stream between a worker process and the coordinator, for the process's life.
+// Session: one stream between a worker process and the coordinator, from Hello to its end.
 //
-// What the coordinator says is kept as state that other threads wait for; whatever ends the
-// generation (an abort, the end of the run, a broken stream) also calls the interrupt at once, from
-// gRPC's thread. Callback API: no thread of its own.
-//
-// Thread safety: all methods are safe from several threads.
+// Callback API: no thread of its own. Thread safety: safe from several threads.
 #pragma once
 
-#include <functional>
+#include <chrono>
 #include <memory>
-#include <string>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
-#include "absl/time/time.h"
 #include "proto/training.grpc.pb.h"
 
 namespace ringmaster {
 
-struct Assigned {
-  uint64_t generation = 0;
-  Assignment assignment;
-};
-
 class Session {
  public:
-  // Opens the stream, says `hello`, and waits for the Welcome, at most `timeout`. The stub must
-  // outlive the session. UNAVAILABLE: the coordinator cannot be reached, or did not answer. Other
-  // codes: it refused this process, and says why.
-  static absl::StatusOr<std::unique_ptr<Session>> Open(Training::StubInterface* stub,
-                                                       const std::string& run_id,
-                                                       const Hello& hello, absl::Duration timeout);
-  // Ends the stream: says that nothing more comes, waits a little for the coordinator to close,
-  // then cancels.
+  // Called on gRPC's threads, one call at a time, as the stream goes. It may send, but neither
+  // close nor destroy the session.
+  class Handler {
+   public:
+    virtual ~Handler() = default;
+    virtual void OnMessage(const CoordinatorMessage& message) = 0;
+    // Last call. UNAVAILABLE: the coordinator cannot be reached, or has gone. OK: it closed the
+    // stream. Otherwise the codes of the rpc.
+    virtual void OnEnd(const absl::Status& status) = 0;
+  };
+
+  // Opens the stream and says `hello`. The stub and the handler must outlive the session.
+  Session(Training::StubInterface* stub, WorkerMessage hello, Handler* handler);
+  // Closes, with 2 s for it.
   ~Session();
 
-  const Welcome& welcome() const { return welcome_; }
-  const std::string& run_id() const { return run_id_; }
-
-  // Waits for a place. ABORTED: the run ended first, with the coordinator's reason. UNAVAILABLE:
-  // the stream broke.
-  absl::StatusOr<Assigned> WaitForAssignment();
-
-  // Calls `interrupt` (once, soon) when the generation is over; at once if it is over already. It
-  // must not call the session. A null function takes it back and waits for a call in progress.
-  void SetInterrupt(std::function<void()> interrupt);
-
-  // OK while the generation goes on. ABORTED: the coordinator ended it, with its reason.
-  // UNAVAILABLE: the stream broke.
-  absl::Status health() const;
-
-  // Queues a message; run id and generation are filled in. Dropped when the stream is broken.
+  // Queues a message. Dropped when the stream has ended or is being closed.
   void Send(WorkerMessage message);
 
-  // Waits until the coordinator has acknowledged `records` records. Errors as health();
-  // DEADLINE_EXCEEDED after `timeout`.
-  absl::Status WaitForAck(uint64_t records, absl::Duration timeout);
-
-  // Waits for the end of the run. UNAVAILABLE: the stream broke; DEADLINE_EXCEEDED after `timeout`.
-  absl::StatusOr<EndOfRun> WaitForEnd(absl::Duration timeout);
+  // Sends what is queued, says that nothing more comes, waits for the coordinator to close, at most
+  // `timeout`, then cancels. When it returns no call of the handler is going on or will come.
+  void Close(std::chrono::nanoseconds timeout);
 
  private:
   class Stream;
-  Session() = default;
-
-  std::string run_id_;
-  Welcome welcome_;
   std::unique_ptr<Stream> stream_;
 };
 

@@ -13,7 +13,6 @@ namespace ringmaster {
 namespace {
 
 constexpr size_t kChunkBytes = 1 << 20;
-constexpr absl::Duration kTimeout = absl::Seconds(60);
 
 void AppendFloats(const std::vector<float>& values, std::string* bytes) {
   bytes->append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
@@ -28,13 +27,15 @@ std::vector<float> TakeFloats(const std::string& bytes, size_t part, size_t coun
 }  // namespace
 
 absl::Status PutState(Training::StubInterface* stub, const std::string& run_id, uint64_t generation,
-                      const Position& position, const TrainState& state) {
+                      const Position& position, const TrainState& state, absl::Duration timeout,
+                      Interrupt* interrupt) {
   std::string bytes;
   for (const auto* part : {&state.parameters, &state.first_moment, &state.second_moment}) {
     AppendFloats(*part, &bytes);
   }
   grpc::ClientContext context;
-  context.set_deadline(absl::ToChronoTime(absl::Now() + kTimeout));
+  context.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
+  const Interrupt::Scope scope(interrupt, [&context] { context.TryCancel(); });
   PutStateReply reply;
   const auto writer = stub->PutState(&context, &reply);
   StateChunk chunk;
@@ -56,12 +57,16 @@ absl::Status PutState(Training::StubInterface* stub, const std::string& run_id, 
 }
 
 absl::StatusOr<TrainState> GetState(Training::StubInterface* stub, const std::string& run_id,
-                                    uint64_t generation, size_t num_parameters) {
+                                    uint64_t generation, const std::string& digest,
+                                    size_t num_parameters, absl::Duration timeout,
+                                    Interrupt* interrupt) {
   grpc::ClientContext context;
-  context.set_deadline(absl::ToChronoTime(absl::Now() + kTimeout));
+  context.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
+  const Interrupt::Scope scope(interrupt, [&context] { context.TryCancel(); });
   GetStateRequest request;
   request.set_run_id(run_id);
   request.set_generation(generation);
+  request.set_digest(digest);
   const auto reader = stub->GetState(&context, request);
   const size_t wanted = 3 * num_parameters * sizeof(float);
   std::string bytes;
@@ -83,9 +88,9 @@ absl::StatusOr<TrainState> GetState(Training::StubInterface* stub, const std::st
   RM_RETURN_IF_ERROR(status);
   const TrainState state{TakeFloats(bytes, 0, num_parameters), TakeFloats(bytes, 1, num_parameters),
                          TakeFloats(bytes, 2, num_parameters), first.step()};
-  if (const std::string digest = StateSha256(state); digest != first.digest()) {
-    return absl::DataLossError(absl::StrCat("the coordinator's state arrived damaged: digest ",
-                                            digest, ", wanted ", first.digest()));
+  if (const std::string got = StateSha256(state); got != digest) {
+    return absl::DataLossError(
+        absl::StrCat("the coordinator's state arrived damaged: digest ", got, ", wanted ", digest));
   }
   return state;
 }

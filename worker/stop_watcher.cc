@@ -42,7 +42,7 @@ void StopWatcher::Run() {
     const int signal = signals_.Next();
     if (signal == 0) continue;
     MutexLock lock(&mutex_);
-    if (!action_) _exit(ExitCodeForSignal(signal));
+    if (!action_ || signal_ != 0) _exit(ExitCodeForSignal(signal));
     signal_ = signal;
     action_();
   }

@@ -20,8 +20,9 @@ class StopWatcher {
   static absl::StatusOr<std::unique_ptr<StopWatcher>> Start();
   ~StopWatcher();
 
-  // What a signal does from now on. Without an action the process exits at once, with 130 or 143.
-  // A null action waits for one in progress.
+  // What the first signal does from now on; the second one ends the process at once, as the first
+  // does without an action, with the exit code 128 + its number. A null action waits for one in
+  // progress.
   void SetAction(std::function<void()> action);
   // The signal that has arrived, or 0.
   int signal() const;

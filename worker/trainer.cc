@@ -17,29 +17,18 @@ using Phase = TrainPosition::Phase;
 // How often a wait for the device looks whether a peer has gone.
 constexpr absl::Duration kPollInterval = absl::Milliseconds(10);
 
-// Position in one word: epoch, step, phase from the top.
-constexpr int kPhaseBits = 2;
-constexpr int kEpochShift = 32;
-
 }  // namespace
 
 Trainer::Trainer(const TrainerOptions& options, Backend* backend, Communicator* communicator,
                  TrainingObserver* observer)
-    : options_(options), backend_(backend), communicator_(communicator), observer_(observer) {}
+    : options_(options),
+      timeline_(options.plan, options.epochs),
+      backend_(backend),
+      communicator_(communicator),
+      observer_(observer) {}
 
 TrainPosition Trainer::position() const {
-  const uint64_t packed = position_.load(std::memory_order_relaxed);
-  TrainPosition position;
-  position.epoch = static_cast<uint32_t>(packed >> kEpochShift);
-  position.step = static_cast<uint32_t>(packed) >> kPhaseBits;
-  position.phase = static_cast<Phase>(packed & ((1u << kPhaseBits) - 1));
-  return position;
-}
-
-void Trainer::SetPosition(TrainPosition position) {
-  position_.store(uint64_t{position.epoch} << kEpochShift | uint64_t{position.step} << kPhaseBits |
-                      static_cast<uint64_t>(position.phase),
-                  std::memory_order_relaxed);
+  return PositionAt(timeline_, position_.load(std::memory_order_relaxed));
 }
 
 void Trainer::RaiseFlag(tail::Flag flag) { flags_.fetch_or(1u << flag); }
@@ -51,21 +40,19 @@ void Trainer::Abort() noexcept {
 }
 
 absl::Status Trainer::Run(TrainPosition from) {
-  if (from.step > options_.plan.steps_per_epoch()) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("cannot go on at step %d of epoch %d: an epoch has %d steps", from.step,
-                        from.epoch, options_.plan.steps_per_epoch()));
-  }
+  RM_ASSIGN_OR_RETURN(const uint64_t index, IndexOf(timeline_, from));
   in_flight_.clear();
-  SetPosition(from);
-  const absl::Status status = aborted_ ? absl::AbortedError("aborted") : TrainFrom(from);
+  position_ = index;
+  if (index == timeline_.end()) return absl::OkStatus();
+  const absl::Status status = aborted_ ? absl::AbortedError("aborted") : TrainFrom(position());
   return status.ok() || absl::IsCancelled(status) ? status : AfterError(status);
 }
 
 absl::Status Trainer::AfterError(const absl::Status& status) {
+  const TrainPosition at = position();
   backend_->Poison();
   communicator_->Abort();
-  const TrainPosition at = position();
+  CollectApplied();
   return absl::Status(
       aborted_ ? absl::StatusCode::kAborted : status.code(),
       absl::StrFormat("rank %d of %d, epoch %d, %s: %s", communicator_->rank(),
@@ -75,15 +62,37 @@ absl::Status Trainer::AfterError(const absl::Status& status) {
                       status.message()));
 }
 
+// Steps that were applied before the poison came count, though nobody waited for their records.
+void Trainer::CollectApplied() {
+  // Waits for what is enqueued: until then a step may be applied whose record has not been seen.
+  if (!backend_->GetState().ok()) return;
+  for (;;) {
+    auto records = backend_->Collect(/*all=*/true, kPollInterval);
+    if (!records.ok() || records->empty()) return;
+    for (ReducedRecord& record : *records) {
+      if (!Finish(std::move(record)).ok()) return;
+    }
+  }
+}
+
 absl::Status Trainer::TrainFrom(TrainPosition from) {
-  if (from.phase == Phase::kDone) return absl::OkStatus();
-  uint32_t first_step = from.phase == Phase::kTrain ? from.step : options_.plan.steps_per_epoch();
+  uint32_t first_step = from.step;
   for (uint32_t epoch = from.epoch; epoch < options_.epochs; ++epoch) {
     RM_RETURN_IF_ERROR(TrainEpoch(epoch, first_step));
     RM_RETURN_IF_ERROR(Evaluate(epoch));
+    if (communicator_->rank() == 0 && epoch + 1 < options_.epochs) {
+      RM_RETURN_IF_ERROR(HandOverState());
+    }
     first_step = 0;
   }
-  SetPosition({options_.epochs, 0, Phase::kDone});
+  return absl::OkStatus();
+}
+
+// With every record collected the position is exactly that of the state.
+absl::Status Trainer::HandOverState() {
+  RM_RETURN_IF_ERROR(Collect(/*all=*/true));
+  RM_ASSIGN_OR_RETURN(TrainState state, backend_->GetState());
+  observer_->OnState(position(), std::move(state));
   return absl::OkStatus();
 }
 
@@ -100,6 +109,9 @@ absl::Status Trainer::TrainEpoch(uint32_t epoch, uint32_t first_step) {
       RM_RETURN_IF_ERROR(Collect(/*all=*/true));
       return absl::CancelledError(absl::StrFormat(
           "stopped after step %d of epoch %d, as asked for in step %d", step, epoch, *stop_));
+    }
+    if (communicator_->rank() == 0 && !is_last && observer_->WantsState()) {
+      RM_RETURN_IF_ERROR(HandOverState());
     }
   }
   return absl::OkStatus();
@@ -123,7 +135,6 @@ absl::Status Trainer::EnqueueStep(uint32_t epoch, uint32_t step) {
 }
 
 absl::Status Trainer::Evaluate(uint32_t epoch) {
-  SetPosition({epoch, options_.plan.steps_per_epoch(), Phase::kEvaluate});
   const PositionRange whole{0, options_.num_test_samples};
   RM_RETURN_IF_ERROR(backend_->ComputeEvaluation(
       options_.plan.Slice(whole, communicator_->rank(), communicator_->world_size())));
@@ -133,13 +144,7 @@ absl::Status Trainer::Evaluate(uint32_t epoch) {
   published.epoch = epoch;
   published.evaluation = true;
   in_flight_.push_back(std::move(published));
-  RM_RETURN_IF_ERROR(Collect(/*all=*/true));
-  if (communicator_->rank() == 0) {
-    RM_ASSIGN_OR_RETURN(const TrainState state, backend_->GetState());
-    RM_RETURN_IF_ERROR(observer_->OnEpochEnd(epoch, state));
-  }
-  SetPosition({epoch + 1, 0, Phase::kTrain});
-  return absl::OkStatus();
+  return Collect(/*all=*/true);
 }
 
 // The death of a peer can be invisible to the device, which then waits for ever: so the wait is cut
@@ -172,10 +177,10 @@ absl::Status Trainer::Finish(ReducedRecord reduced) {
     if (next == options_.plan.steps_per_epoch()) {
       finished.epoch_seconds = std::chrono::duration<double>(Clock::now() - epoch_start_).count();
     }
-    if (finished.reduced.record.flags[tail::kFlagStop] > 0 && !stop_) stop_ = finished.step;
-    SetPosition({finished.epoch, next, Phase::kTrain});
+    if (finished.reduced.record.flags[tail::kFlagRegroup] > 0 && !stop_) stop_ = finished.step;
     steps_done_.fetch_add(1, std::memory_order_relaxed);
   }
+  position_ = timeline_.IndexOf({finished.epoch, finished.step, finished.evaluation}) + 1;
   observer_->OnStep(finished);
   return absl::OkStatus();
 }

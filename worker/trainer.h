@@ -16,20 +16,12 @@
 #include "absl/time/time.h"
 #include "common/sampling_plan.h"
 #include "common/step_tail.h"
+#include "common/timeline.h"
 #include "kernels/backend.h"
 #include "worker/communicator.h"
+#include "worker/train_position.h"
 
 namespace ringmaster {
-
-// The next thing to do. Ordered as training goes.
-struct TrainPosition {
-  enum class Phase : uint32_t { kTrain = 0, kEvaluate = 1, kDone = 2 };
-  uint32_t epoch = 0;
-  uint32_t step = 0;  // within the epoch; steps_per_epoch in phase kEvaluate
-  Phase phase = Phase::kTrain;
-
-  friend bool operator==(const TrainPosition&, const TrainPosition&) = default;
-};
 
 struct FinishedStep {
   uint32_t epoch = 0;
@@ -46,8 +38,11 @@ class TrainingObserver {
   virtual ~TrainingObserver() = default;
   // Each finished step and evaluation, in order, on the trainer's thread, on every rank.
   virtual void OnStep(const FinishedStep& step) = 0;
-  // After each epoch's evaluation, on rank 0 only: the state to hand in. An error ends the run.
-  virtual absl::Status OnEpochEnd(uint32_t epoch, const TrainState& state) = 0;
+  // On rank 0 only, between two steps: whether to copy the state out now.
+  virtual bool WantsState() = 0;
+  // On rank 0 only: the state before `position`, as WantsState() asked, and at the end of each
+  // epoch but the last. Training goes on when it returns.
+  virtual void OnState(const TrainPosition& position, TrainState state) = 0;
 };
 
 struct TrainerOptions {
@@ -64,11 +59,12 @@ class Trainer {
   Trainer(const TrainerOptions& options, Backend* backend, Communicator* communicator,
           TrainingObserver* observer);
 
-  // Trains from `from` to the end. Codes: those of the backend, the communicator and the observer,
-  // with rank, epoch and step in the message; CANCELLED when all ranks stopped at an agreed step
-  // because one raised kFlagStop; ABORTED after Abort(); INVALID_ARGUMENT if `from` is not of this
-  // plan. After an error other than CANCELLED nothing in flight reaches the state any more: the
-  // backend is poisoned and the communicator aborted.
+  // Trains from `from` to the end. Codes: those of the backend and the communicator, with rank,
+  // epoch and step in the message; CANCELLED when all ranks stopped at an agreed step because one
+  // raised kFlagRegroup; ABORTED after Abort(); INVALID_ARGUMENT if `from` is not of this plan.
+  // After an error other than CANCELLED nothing in flight reaches the state any more: the backend
+  // is poisoned and the communicator aborted. However it ends, the observer has seen each step
+  // whose update was applied: position() is that of the backend's state, unless the device failed.
   absl::Status Run(TrainPosition from);
 
   // The next thing to do; while Run() is going, what it is doing: the oldest step that is not
@@ -76,7 +72,8 @@ class Trainer {
   TrainPosition position() const;
   // Steps finished by Run() so far, evaluations not counted.
   uint64_t steps_done() const { return steps_done_.load(std::memory_order_relaxed); }
-  // Raises `flag` in this rank's next step, and in no other.
+  // Raises `flag` in this rank's next step, and in no other: when the epoch has no step left, in
+  // the first one of the next epoch. Without a next epoch it is forgotten.
   void RaiseFlag(tail::Flag flag);
   // Ends Run(), and any later one, at once with ABORTED: poisons the backend, then aborts the
   // communicator.
@@ -93,16 +90,18 @@ class Trainer {
   absl::Status Finish(ReducedRecord reduced);
   // Whether all ranks stop before `step` of this epoch, because one asked to.
   bool StopsBefore(uint32_t step) const;
+  absl::Status HandOverState();
   absl::Status AfterError(const absl::Status& status);
-  void SetPosition(TrainPosition position);
+  void CollectApplied();
 
   const TrainerOptions options_;
+  const Timeline timeline_;
   Backend* const backend_;
   Communicator* const communicator_;
   TrainingObserver* const observer_;
   std::atomic<bool> aborted_{false};
   std::atomic<uint32_t> flags_{0};     // a bit for each flag to raise
-  std::atomic<uint64_t> position_{0};  // packed
+  std::atomic<uint64_t> position_{0};  // in records
   std::atomic<uint64_t> steps_done_{0};
 
   // Run()'s own.

@@ -76,7 +76,7 @@ TEST(StepTailTest, RecordsAddUp) {
   EXPECT_EQ(all.samples, one.samples * ranks);
   EXPECT_EQ(all.digest, one.digest * ranks);  // modulo 2^64
   EXPECT_EQ(all.non_finite, one.non_finite * ranks);
-  EXPECT_EQ(all.flags[tail::kFlagCheckpoint], one.flags[tail::kFlagCheckpoint] * ranks);
+  EXPECT_EQ(all.flags[tail::kFlagRegroup], one.flags[tail::kFlagRegroup] * ranks);
   EXPECT_EQ(all.mean_loss(), one.mean_loss());
 }
 

@@ -109,11 +109,10 @@ TEST_P(BackendContractTest, FlagsAndRankTimesStandInTheTail) {
   ASSERT_EQ(tail.data, whole.Last(tail.count).data);
 
   StepWork work = Work(0, {2, 2});
-  work.flags[tail::kFlagStop] = 1;
-  work.flags[tail::kFlagJoin] = 1;
+  work.flags[tail::kFlagRegroup] = 1;
   ASSERT_EQ(ranks[1]->ComputeGradient(work), absl::OkStatus());
   const StepRecord record = ReadOwnRecord(*ranks[1]);
-  EXPECT_THAT(record.flags, testing::ElementsAre(1, 0, 1, 0));
+  EXPECT_THAT(record.flags, testing::ElementsAre(1));
   EXPECT_EQ(record.samples, 2u);
 
   // Nothing measured yet, then each rank fills its own two slots.

@@ -24,15 +24,22 @@ struct FakeTime {
   }
 };
 
-TEST(Backoff, DoublesUpToFiveSecondsWithJitter) {
+TEST(Backoff, DoublesUpToTwoSecondsWithJitter) {
   Backoff backoff(1);
   absl::Duration nominal = absl::Milliseconds(100);
   for (int i = 0; i < 20; ++i) {
     const absl::Duration pause = backoff.Next();
     EXPECT_LE(pause, nominal);
     EXPECT_GE(pause, nominal / 2);
-    nominal = std::min(nominal * 2, absl::Seconds(5));
+    nominal = std::min(nominal * 2, absl::Seconds(2));
   }
+}
+
+TEST(Backoff, BeginsAnewAfterAReset) {
+  Backoff backoff(1);
+  for (int i = 0; i < 10; ++i) backoff.Next();
+  backoff.Reset();
+  EXPECT_LE(backoff.Next(), absl::Milliseconds(100));
 }
 
 TEST(Backoff, DiffersFromProcessToProcess) { EXPECT_NE(Backoff(1).Next(), Backoff(2).Next()); }
