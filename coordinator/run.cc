@@ -70,7 +70,7 @@ std::optional<int> Run::Advance(absl::Time now) {
   if (!ending_) Decide();
   const bool durable = Commit();
   Publish();  // before anybody can ask with a new number
-  FlushOutbox();
+  if (durable || ending_) FlushOutbox();
   if (durable) SendAcks();
   if (ending_ && (sessions_.empty() || now >= ending_->leave_at)) return ending_->exit_code;
   return std::nullopt;
@@ -313,8 +313,13 @@ void Run::Refuse(const PeerPtr& peer, const std::string& who, const absl::Status
 absl::Status Run::HandleState(const StoredStatePtr& state) {
   RM_RETURN_IF_ERROR(CheckGeneration(run_id_, state->generation));
   if (ending_) return absl::FailedPreconditionError("the run is over");
-  RM_ASSIGN_OR_RETURN(const uint64_t position,
-                      FromProto(state_.ledger().timeline(), state->position));
+  const Timeline& timeline = state_.ledger().timeline();
+  RM_ASSIGN_OR_RETURN(const uint64_t position, FromProto(timeline, state->position));
+  for (const StoredStatePtr& newer : {stored_, waiting_}) {
+    const bool overtaken = newer != nullptr && newer->generation == state->generation &&
+                           FromProto(timeline, newer->position).value_or(0) > position;
+    if (overtaken) return absl::OkStatus();
+  }
   states_.Put(state);
   keys_.Set(state->generation, StateKey(state->digest), "").IgnoreError();
   if (position > state_.ledger().size()) {
@@ -549,6 +554,7 @@ void Run::End(RunOutcome outcome, int exit_code, const std::string& reason) {
   report_.reason = reason;
   report_.ended = now_;
   FillReport(state_, &report_);
+  outbox_.clear();  // what could not be made durable is not told any more
   Ending ending{exit_code, now_ + options_.farewell, {}};
   CoordinatorMessage& message = ending.message;
   message.mutable_end()->set_exit_code(exit_code == 0 ? 0 : 1);
@@ -583,7 +589,7 @@ bool Run::Commit() {
   absl::Status status = journal_->Commit();
   if (status.ok() && journal_->size() > kJournalRotationBytes) {
     // What the logs have not written yet must not be forgotten with the former entries.
-    if (outputs_ != nullptr) status = outputs_->Flush();
+    if (outputs_ != nullptr) status = outputs_->SyncLogs();
     if (status.ok()) status = journal_->Rotate(state_.Snapshot().SerializeAsString());
   }
   if (!status.ok() && !journal_fails_) {

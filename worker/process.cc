@@ -220,7 +220,9 @@ class RankProcess {
       if (absl::IsCancelled(last)) HandOver(absl::Now() + kHandOverTime);
       if (stop_->signal() != 0) return Leave();
       if (!last.ok() && !IsForTheCoordinator(last)) return Fail(last);
-      if (!WasTold(last)) spdlog::warn("{}", std::string(last.message()));
+      // The coordinator names the cause, if there is one.
+      const auto level = link_->state().connected ? spdlog::level::debug : spdlog::level::warn;
+      if (!WasTold(last)) spdlog::log(level, "{}", std::string(last.message()));
       if (last.ok() && !Finish()) return Conclude();
     }
   }
