@@ -93,7 +93,7 @@ TEST_F(ReporterTest, FullOfUnacknowledgedRecordsTrainingWaitsForTheCoordinator) 
   // It never ends, and all that there was room for has come.
   EXPECT_EQ(training.wait_for(std::chrono::milliseconds(400)), std::future_status::timeout);
   EXPECT_EQ(received_, finished + 1);
-  EXPECT_LT(finished, 30u);
+  EXPECT_LT(finished, kSteps);
   acknowledged_ = kSteps;
   training.get();
   EXPECT_EQ(finished, kSteps);
