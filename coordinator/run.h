@@ -139,6 +139,7 @@ class Run {
   void HandleClosed(const PeerPtr& peer);
   absl::Status HandleState(const StoredStatePtr& state);
   void AcceptState(const StoredStatePtr& state, uint64_t position);
+  void Write(const StoredStatePtr& state, bool required);
   void HandleVerified(const StoredStatePtr& state, const absl::StatusOr<std::string>& file);
   void Refuse(const PeerPtr& peer, const std::string& who, const absl::Status& status);
 
@@ -184,10 +185,11 @@ class Run {
   std::string logged_reason_;
   int refusals_ = 0;
 
-  StoredStatePtr stored_;     // the newest that training could go on from
-  StoredStatePtr waiting_;    // came before the records that lead to it
-  uint64_t verified_ = 0;     // position of the newest state that is on the disk
-  uint64_t told_sender_ = 0;  // so many records are safe; and everybody else:
+  StoredStatePtr stored_;         // the newest that training could go on from
+  StoredStatePtr waiting_;        // came before the records that lead to it
+  uint64_t verified_ = 0;         // position of the newest state that is on the disk
+  uint64_t durable_records_ = 0;  // in the journal
+  uint64_t told_sender_ = 0;      // so many records are safe; and everybody else:
   uint64_t told_everybody_ = 0;
   absl::Time told_everybody_at_ = absl::InfinitePast();
   uint64_t seen_position_ = 0;  // the furthest that heartbeats and records tell of
