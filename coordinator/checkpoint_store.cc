@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <charconv>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <system_error>
 
@@ -25,6 +26,14 @@ constexpr std::string_view kExtension = ".safetensors";
 
 absl::Status Failed(const char* what, const std::string& path) {
   return absl::ErrnoToStatus(errno, absl::StrCat("cannot ", what, " ", path));
+}
+
+absl::Status MakeDirectory(const std::string& directory) {
+  if (mkdir(directory.c_str(), 0777) == 0) {
+    const std::string parent = std::filesystem::absolute(directory).parent_path();
+    return SyncDirectory(parent);
+  }
+  return errno == EEXIST ? absl::OkStatus() : Failed("make", directory);
 }
 
 absl::StatusOr<std::vector<std::string>> List(const std::string& directory) {
@@ -106,7 +115,7 @@ CheckpointStore::~CheckpointStore() {
 }
 
 absl::Status CheckpointStore::Scan() {
-  if (mkdir(directory().c_str(), 0777) != 0 && errno != EEXIST) return Failed("make", directory());
+  RM_RETURN_IF_ERROR(MakeDirectory(directory()));
   RM_ASSIGN_OR_RETURN(const std::vector<std::string> names, List(directory()));
   for (const std::string& file_name : names) {
     const std::string path = absl::StrCat(directory(), "/", file_name);
@@ -156,13 +165,16 @@ void CheckpointStore::WriteAll() {
 
 absl::StatusOr<std::string> CheckpointStore::WriteAndVerify(const Checkpoint& checkpoint) {
   RM_ASSIGN_OR_RETURN(const std::string bytes, EncodeCheckpoint(checkpoint));
+  // Before anything is written: a state that does not fit its digest leaves no file behind.
+  RM_RETURN_IF_ERROR(DecodeCheckpoint(bytes).status());
   const CheckpointName name = NameOf(checkpoint);
   const std::string path = PathOf(name);
   RM_RETURN_IF_ERROR(WriteFileAtomically(path, bytes));
-  const auto read = Load(name);
-  absl::Status verified = read.status();
-  if (read.ok() && *read != checkpoint) {
-    verified = absl::DataLossError(absl::StrCat(path, ": it reads back as another checkpoint"));
+  RM_ASSIGN_OR_RETURN(const std::string read, ReadFile(path));
+  absl::Status verified;
+  if (read != bytes) {
+    verified = absl::DataLossError(absl::StrCat(
+        path, ": what is read back is not what was written; check the disk and its file system"));
   }
   Record({name, checkpoint.position, verified});
   if (!verified.ok()) return verified;

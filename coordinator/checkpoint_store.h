@@ -64,7 +64,7 @@ class CheckpointStore {
     int keep = 3;           // at least 1
     // Whether a verified file is registered; null: all are. Asked about every file, without a
     // lock, by the writer's thread when `done` of a new file has returned OK, and by files().
-    Predicate registered;
+    Predicate registered = nullptr;
   };
 
   enum class Kind {
@@ -90,7 +90,8 @@ class CheckpointStore {
   // writer's thread and without a lock, so it may call the store:
   //   OK         the file is on disk and has been read back and verified
   //   CANCELLED  superseded while it waited
-  //   DATA_LOSS  what was read back is not what was written
+  //   DATA_LOSS  digest or position do not fit the state, and nothing was written; or what was read
+  //              back is not what was written
   //   others     of the file system (RESOURCE_EXHAUSTED: the disk is full) and of EncodeCheckpoint;
   //              older checkpoints are as they were and no temporary file is left
   // After an OK the oldest files are deleted, by ToDelete().

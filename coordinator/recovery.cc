@@ -39,7 +39,7 @@ absl::StatusOr<RecoveryPlan> PlanRecovery(
   std::vector<StateOffer> usable;
   if (stored && Usable(ledger, *stored) && stored->position <= ledger.size()) {
     usable.push_back(*stored);
-    plan.position = plan.records_from = stored->position;
+    plan.position = stored->position;
     plan.digest = stored->digest;
     plan.reason = "with the state the coordinator holds";
   }
@@ -50,7 +50,6 @@ absl::StatusOr<RecoveryPlan> PlanRecovery(
     const bool as_good = offer->position == plan.position && !plan.holder;
     if (!better && !as_good) continue;
     plan.position = offer->position;
-    plan.records_from = offer->records_from;
     plan.digest = offer->digest;
     plan.holder = id;
     plan.reason = "with the state of the most advanced worker";

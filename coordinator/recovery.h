@@ -30,8 +30,6 @@ struct StateOffer {
 struct RecoveryPlan {
   uint64_t position = 0;
   std::string digest;  // empty: the initial state
-  // The oldest record that rank 0 can send: at most the size of the ledger.
-  uint64_t records_from = 0;
   // The member that holds it and is to be rank 0; nullopt: the coordinator holds it, or it is the
   // initial state, and anybody may be.
   std::optional<MemberId> holder;

@@ -53,7 +53,7 @@ Run::Run(RunOptions options, RunState state, std::unique_ptr<Journal> journal,
     if (verified_ == state_.ledger().timeline().end()) membership_.FinalStateSafe(stored->digest);
     stored_ = std::move(stored);
   }
-  seen_position_ = durable_records_ = state_.ledger().size();
+  seen_position_ = state_.ledger().size();
   FillReport(state_, &report_);
   Publish();
 }
@@ -74,9 +74,8 @@ std::optional<int> Run::Advance(absl::Time now) {
   for (const auto& letter : mailbox_.Take()) letter();
   if (!ending_) Decide();
   const bool durable = Commit();
-  if (durable) durable_records_ = state_.ledger().size();
   Publish();  // before anybody can ask with a new number
-  FlushOutbox();
+  if (durable || ending_) FlushOutbox();
   if (durable && !ending_) SendAcks();
   if (ending_ && (sessions_.empty() || now >= ending_->leave_at)) return ending_->exit_code;
   return std::nullopt;
@@ -161,7 +160,7 @@ void Run::Welcome(const Session& session, bool recognised) {
   welcome->set_heartbeat_interval_ms(
       static_cast<uint32_t>(absl::ToInt64Milliseconds(options_.heartbeat_interval)));
   welcome->set_recognised(recognised);
-  welcome->set_records_received(durable_records_);
+  welcome->set_records_received(state_.ledger().size());
   welcome->set_checkpoint_every_steps(options_.checkpoint_every_steps);
   welcome->set_checkpoint_every_seconds(absl::ToDoubleSeconds(options_.checkpoint_every_time));
   Send(session.peer, std::move(answer));
@@ -323,8 +322,13 @@ void Run::Refuse(const PeerPtr& peer, const std::string& who, const absl::Status
 absl::Status Run::HandleState(const StoredStatePtr& state) {
   RM_RETURN_IF_ERROR(CheckGeneration(run_id_, state->generation));
   if (ending_) return absl::FailedPreconditionError("the run is over");
-  RM_ASSIGN_OR_RETURN(const uint64_t position,
-                      FromProto(state_.ledger().timeline(), state->position));
+  const Timeline& timeline = state_.ledger().timeline();
+  RM_ASSIGN_OR_RETURN(const uint64_t position, FromProto(timeline, state->position));
+  for (const StoredStatePtr& newer : {stored_, waiting_}) {
+    const bool overtaken = newer != nullptr && newer->generation == state->generation &&
+                           FromProto(timeline, newer->position).value_or(0) > position;
+    if (overtaken) return absl::OkStatus();
+  }
   states_.Put(state);
   keys_.Set(state->generation, StateKey(state->digest), "").IgnoreError();
   if (position > state_.ledger().size()) {
@@ -472,7 +476,6 @@ void Run::FormGeneration() {
                  DescribePosition(state_.ledger().timeline(), plan->position), plan->reason);
   }
   seen_position_ = plan->position;
-  durable_records_ = std::min(durable_records_, state_.ledger().size());
   steps_in_generation_ = 0;
   waiting_.reset();
   if (plan->position == 0) {
@@ -494,6 +497,7 @@ void Run::Assign(const RecoveryPlan& plan) {
   assignment.set_world_size(static_cast<uint32_t>(ranks.size()));
   *assignment.mutable_position() = ToProto(state_.ledger().timeline(), plan.position);
   assignment.set_state_digest(plan.digest);
+  assignment.set_records_received(state_.ledger().size());
   assignment.set_device(membership_.hello(ranks.front()).device());
   assignment.set_communicator_timeout_ms(
       static_cast<uint32_t>(absl::ToInt64Milliseconds(options_.communicator_timeout)));
@@ -505,8 +509,6 @@ void Run::Assign(const RecoveryPlan& plan) {
     if (session == nullptr) continue;  // gone in this very turn: its loss comes next
     assignment.set_rank(rank);
     assignment.set_hand_in_state(hand_in && rank == 0);
-    assignment.set_records_received(rank == 0 ? std::max(durable_records_, plan.records_from)
-                                              : durable_records_);
     CoordinatorMessage message;
     *message.mutable_assignment() = assignment;
     Send(session->peer, std::move(message));
@@ -566,6 +568,7 @@ void Run::End(RunOutcome outcome, int exit_code, const std::string& reason) {
   report_.reason = reason;
   report_.ended = now_;
   FillReport(state_, &report_);
+  outbox_.clear();  // what could not be made durable is not told any more
   Ending ending{exit_code, now_ + options_.farewell, {}};
   CoordinatorMessage& message = ending.message;
   message.mutable_end()->set_exit_code(exit_code == 0 ? 0 : 1);
@@ -600,7 +603,7 @@ bool Run::Commit() {
   absl::Status status = journal_->Commit();
   if (status.ok() && journal_->size() > kJournalRotationBytes) {
     // What the logs have not written yet must not be forgotten with the former entries.
-    if (outputs_ != nullptr) status = outputs_->Flush();
+    if (outputs_ != nullptr) status = outputs_->SyncLogs();
     if (status.ok()) status = journal_->Rotate(state_.Snapshot().SerializeAsString());
   }
   if (!status.ok() && !journal_fails_) {

@@ -7,7 +7,8 @@
 // What must outlive this process is in RunState; whatever changes it is appended to the journal.
 // Each turn of Advance() ends with one commit of the journal, and only then do the messages of that
 // turn go out: nobody ever acts on, or is acknowledged, what a crash could take back. While the
-// journal cannot be written, training goes on and records stay unacknowledged.
+// journal cannot be written, a generation that trains goes on, its records stay unacknowledged, and
+// all that there is to say waits: no other generation begins.
 //
 // Thread safety: Advance(), Begin() and Stop() are for the thread that leads; the rest is safe from
 // any.
@@ -185,11 +186,10 @@ class Run {
   std::string logged_reason_;
   int refusals_ = 0;
 
-  StoredStatePtr stored_;         // the newest that training could go on from
-  StoredStatePtr waiting_;        // came before the records that lead to it
-  uint64_t verified_ = 0;         // position of the newest state that is on the disk
-  uint64_t durable_records_ = 0;  // in the journal
-  uint64_t told_sender_ = 0;      // so many records are safe; and everybody else:
+  StoredStatePtr stored_;     // the newest that training could go on from
+  StoredStatePtr waiting_;    // came before the records that lead to it
+  uint64_t verified_ = 0;     // position of the newest state that is on the disk
+  uint64_t told_sender_ = 0;  // so many records are safe; and everybody else:
   uint64_t told_everybody_ = 0;
   absl::Time told_everybody_at_ = absl::InfinitePast();
   uint64_t seen_position_ = 0;  // the furthest that heartbeats and records tell of

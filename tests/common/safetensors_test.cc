@@ -14,6 +14,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Pair;
 
 // A file of this header and data, not padded: readers must not ask for that.
 std::string FileOf(const std::string& header, const std::string& data = "") {
@@ -66,6 +67,24 @@ TEST(SafetensorsTest, NoTensors) {
   EXPECT_THAT(file->tensors, IsEmpty());
 }
 
+TEST(SafetensorsTest, MetadataRoundTrip) {
+  const SafetensorsMetadata metadata = {{"a", ""}, {"quote\"", "\xC3\xA9\n\\"}};
+  const std::vector<float> values = {1};
+  const auto file = DecodeSafetensors(EncodeSafetensors({{"t", {1}, values}}, metadata));
+  ASSERT_TRUE(file.ok()) << file.status();
+  EXPECT_EQ(file->metadata, metadata);
+  EXPECT_EQ(file->tensors.size(), 1u);
+  EXPECT_THAT(DecodeSafetensors(EncodeSafetensors({}))->metadata, IsEmpty());
+}
+
+TEST(SafetensorsTest, MetadataMustBeStrings) {
+  ExpectRefused(FileOf(R"({"__metadata__":1})"), "__metadata__ is not an object of strings");
+  ExpectRefused(FileOf(R"({"__metadata__":["a"]})"), "__metadata__ is not an object of strings");
+  ExpectRefused(FileOf(R"({"__metadata__":{"a":"b","c":1}})"), "__metadata__ c is not a string");
+  ExpectRefused(FileOf(R"({"__metadata__":{"a":"b","a":"c"}})"), "names a twice");
+  ExpectRefused(FileOf(R"({"__metadata__":{},"__metadata__":{}})"), "names __metadata__ twice");
+}
+
 TEST(SafetensorsTest, MetadataAndScalarsAreRead) {
   const auto file = DecodeSafetensors(FileOf(
       R"({"__metadata__":{"format":"pt"},"t":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}  )",
@@ -74,6 +93,7 @@ TEST(SafetensorsTest, MetadataAndScalarsAreRead) {
   ASSERT_EQ(file->tensors.size(), 1u);
   EXPECT_THAT(file->tensors[0].shape, IsEmpty());
   EXPECT_THAT(file->tensors[0].values, ElementsAre(1.0f));
+  EXPECT_THAT(file->metadata, ElementsAre(Pair("format", "pt")));
 }
 
 TEST(SafetensorsTest, EachTruncationIsRefused) {
@@ -146,6 +166,9 @@ TEST(SafetensorsTest, TensorsMustCoverTheData) {
 TEST(SafetensorsTest, NameGivenTwice) {
   const std::string entry = R"("t":{"dtype":"F32","shape":[1],"data_offsets":[0,4]})";
   ExpectRefused(FileOf(absl::StrCat("{", entry, ",", entry, "}"), "data"), "names t twice");
+  ExpectRefused(
+      FileOf(R"({"t":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"shape":[1]}})", "data"),
+      "names shape twice");
 }
 
 }  // namespace

@@ -118,6 +118,8 @@ TEST(StepTailTest, LossesAreRoundedToTheNearestQuantum) {
   EXPECT_EQ(tail::QuantizeLoss(0x1p-33f), 1u);  // half a quantum goes up
   EXPECT_EQ(tail::QuantizeLoss(0x1p-34f), 0u);
   EXPECT_EQ(tail::QuantizeLoss(0x1p30f), uint64_t{1} << 62);
+  EXPECT_EQ(tail::QuantizeLoss(0x1p31f), uint64_t{1} << 63);
+  EXPECT_EQ(tail::QuantizeLoss(1e38f), uint64_t{1} << 63);
 }
 
 TEST(StepTailTest, MeansOfNothingAreZero) {

@@ -38,6 +38,29 @@ TEST(RunConfigTest, Defaults) {
   EXPECT_EQ(ModelOf(*config), ModelSpec{});
 }
 
+TEST(RunConfigTest, RecipeHasItAll) {
+  const TrainingRecipe recipe = {
+      .model = ModelSpec{{784, 12, 10}},
+      .optimizer = {.kind = OptimizerSpec::Kind::kSgd, .learning_rate = 0.5f},
+      .seed = 7,
+      .global_batch = 64,
+      .epochs = 3,
+      .num_train_samples = 60000,
+      .num_test_samples = 10000,
+      .data_digest = "abc",
+      .reproducible = true};
+  Settings settings;
+  settings.layers = recipe.model.layers;
+  settings.optimizer = recipe.optimizer;
+  settings.seed = recipe.seed;
+  settings.global_batch = recipe.global_batch;
+  settings.epochs = recipe.epochs;
+  auto config = MakeTrainingConfig(settings, MnistShape(), "abc");
+  ASSERT_TRUE(config.ok()) << config.status();
+  config->set_reproducible(true);
+  EXPECT_EQ(RecipeOf(*config), recipe);
+}
+
 TEST(RunConfigTest, ModelFollowsTheDataSet) {
   Dataset dataset = MnistShape();
   dataset.rows = 8;
