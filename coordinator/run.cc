@@ -35,9 +35,11 @@ Run::Run(RunOptions options, RunState state, std::unique_ptr<Journal> journal,
       membership_(options_.membership, now),
       epoch_began_(now) {
   const GenerationFormed& former = state_.generation();
-  // After an end in good order nobody is at work any more.
+  // After an end, and after a failure, nobody is at work any more.
   std::vector<Hello> members;
-  if (!state_.ended()) members.assign(former.members().begin(), former.members().end());
+  if (!state_.ended() && !state_.broken()) {
+    members.assign(former.members().begin(), former.members().end());
+  }
   membership_.Restore(now, former.generation(), members, state_.failures(),
                       state_.ended() ? 0 : state_.fruitless_failures(), state_.first_cause());
   keys_.Begin(former.generation());
@@ -48,6 +50,7 @@ Run::Run(RunOptions options, RunState state, std::unique_ptr<Journal> journal,
   if (stored != nullptr) {
     states_.Put(stored);
     verified_ = FromProto(state_.ledger().timeline(), stored->position).value_or(0);
+    if (verified_ == state_.ledger().timeline().end()) membership_.FinalStateSafe(stored->digest);
     stored_ = std::move(stored);
   }
   seen_position_ = state_.ledger().size();
@@ -61,6 +64,8 @@ void Run::Begin(std::unique_ptr<RunOutputs> outputs, std::unique_ptr<StateWriter
   outputs_ = std::move(outputs);
   writer_ = std::move(writer);
   if (outputs_ != nullptr) report_.run_dir = outputs_->run_dir();
+  // The checkpoint that the run is begun from may not stay where it is.
+  if (writer_ != nullptr && stored_ != nullptr && generation() == 0) Write(stored_, true);
   Publish();
 }
 
@@ -71,7 +76,7 @@ std::optional<int> Run::Advance(absl::Time now) {
   const bool durable = Commit();
   Publish();  // before anybody can ask with a new number
   if (durable || ending_) FlushOutbox();
-  if (durable) SendAcks();
+  if (durable && !ending_) SendAcks();
   if (ending_ && (sessions_.empty() || now >= ending_->leave_at)) return ending_->exit_code;
   return std::nullopt;
 }
@@ -219,6 +224,7 @@ absl::Status Run::HandleRecords(const Session& session, const StepRecords& recor
   if (membership_.RankOf(session.member) != 0u) {
     return absl::InvalidArgumentError("records come from rank 0 only");
   }
+  absl::Status audit;
   JournalEntry entry;
   for (GlobalRecord record : records.records()) {
     // What the workers measured leaves out what was lost between generations.
@@ -226,18 +232,19 @@ absl::Status Run::HandleRecords(const Session& session, const StepRecords& recor
       record.set_epoch_seconds(absl::ToDoubleSeconds(now_ - epoch_began_));
     }
     const absl::StatusOr<bool> is_new = state_.Take(record);
-    if (!is_new.ok()) {
-      End(RunOutcome::kFailed, 1,
-          absl::StrCat("the audit failed: ", std::string(is_new.status().message())));
-      break;
-    }
+    audit = is_new.status();
+    if (!audit.ok()) break;
     if (!*is_new) continue;
     OnRecord(record);
     *entry.mutable_records()->add_records() = std::move(record);
   }
   // It is applied already, record by record.
   if (entry.records().records_size() > 0) journal_->Append(entry.SerializeAsString());
-  if (waiting_ == nullptr || ending_) return absl::OkStatus();
+  if (!audit.ok()) {
+    End(RunOutcome::kFailed, 1, absl::StrCat("the audit failed: ", std::string(audit.message())));
+    return absl::OkStatus();
+  }
+  if (waiting_ == nullptr) return absl::OkStatus();
   const auto position = FromProto(state_.ledger().timeline(), waiting_->position);
   if (position.ok() && *position <= state_.ledger().size()) {
     AcceptState(std::exchange(waiting_, nullptr), *position);
@@ -261,7 +268,9 @@ void Run::OnRecord(const GlobalRecord& record) {
   }
   report_.history.Add(record);
   if (outputs_ != nullptr) outputs_->Record(record, now_);
-  if (broken_at_ && ledger.size() > state_.generation().position()) {
+  // What the former generation still sends does not count.
+  const bool trains = membership_.phase() == Membership::Phase::kTraining;
+  if (broken_at_ && trains && ledger.size() > state_.generation().position()) {
     JournalEntry entry;
     entry.mutable_recovered()->set_seconds(absl::ToDoubleSeconds(now_ - *broken_at_));
     Record(std::move(entry));
@@ -339,8 +348,11 @@ void Run::AcceptState(const StoredStatePtr& state, uint64_t position) {
   }
   const bool is_final = position == ledger.timeline().end();
   if (is_final) membership_.FinalStateSafe(state->digest);
-  if (writer_ == nullptr) return;
-  writer_->Write(state, is_final, [this, state](absl::StatusOr<std::string> file) {
+  if (writer_ != nullptr) Write(state, is_final);
+}
+
+void Run::Write(const StoredStatePtr& state, bool required) {
+  writer_->Write(state, required, [this, state](absl::StatusOr<std::string> file) {
     mailbox_.Post([this, state, file = std::move(file)] { HandleVerified(state, file); });
   });
 }
@@ -471,6 +483,8 @@ void Run::FormGeneration() {
     epoch_began_in_ = generation();
   }
   keys_.Begin(generation());
+  // Newer ones, of what was lost, may have taken its place.
+  if (stored_ != nullptr && stored_->digest == plan->digest) states_.Put(stored_);
   if (states_.Find(plan->digest) != nullptr) {
     keys_.Set(generation(), StateKey(plan->digest), "").IgnoreError();
   }
@@ -595,8 +609,7 @@ bool Run::Commit() {
   if (!status.ok() && !journal_fails_) {
     spdlog::error(
         "the journal cannot be written, training goes on: {}. Until it can, a coordinator that "
-        "dies "
-        "loses what the workers do not have any more",
+        "dies loses what the workers do not have any more",
         std::string(status.message()));
   }
   if (status.ok() && journal_fails_) spdlog::info("the journal can be written again");

@@ -140,6 +140,7 @@ class Run {
   void HandleClosed(const PeerPtr& peer);
   absl::Status HandleState(const StoredStatePtr& state);
   void AcceptState(const StoredStatePtr& state, uint64_t position);
+  void Write(const StoredStatePtr& state, bool required);
   void HandleVerified(const StoredStatePtr& state, const absl::StatusOr<std::string>& file);
   void Refuse(const PeerPtr& peer, const std::string& who, const absl::Status& status);
 
