@@ -37,7 +37,7 @@ class World {
   void StartNode();
   void StartWorker(Node* node, uint32_t local_rank, Holding holding);
   void Died(Worker* worker, absl::Duration back_after);
-  void Ended(Worker* worker, bool run_over);
+  void Ended(Worker* worker);
   void Exited(int exit_code);
   void Watch();
   void StartMissingNodes();
@@ -133,7 +133,7 @@ void World::StartWorker(Node* node, uint32_t local_rank, Holding holding) {
   around.exchange = &exchange_;
   around.coordinator = &coordinator_;
   around.scenario = &scenario_;
-  around.ended = [this](Worker* worker, bool run_over) { Ended(worker, run_over); };
+  around.ended = [this](Worker* worker) { Ended(worker); };
   workers_.push_back(
       std::make_unique<Worker>(around, &node->network, node->id, local_rank, std::move(holding)));
   node->workers[local_rank] = workers_.back().get();
@@ -157,7 +157,7 @@ void World::Died(Worker* worker, absl::Duration back_after) {
 }
 
 // The agent ends with its first process that ends by itself.
-void World::Ended(Worker* worker, bool) {
+void World::Ended(Worker* worker) {
   for (Node& node : nodes_) {
     if (node.id != worker->node_id() || !std::exchange(node.agent, false)) continue;
     for (Worker* const other : node.workers) {

@@ -118,13 +118,13 @@ void Worker::SilenceConnection() {
   });
 }
 
-void Worker::Die(bool run_over) {
+void Worker::Die() {
   if (dead_) return;
   around_.trace->Note(Name(), ": exits");
   StopWork(/*quietly=*/false);
   dead_ = true;
   if (connection_ != nullptr) connection_->CloseByWorker();
-  around_.ended(this, run_over);
+  around_.ended(this);
 }
 
 // ---------------------------------------------------------------- the stream
@@ -182,7 +182,7 @@ void Worker::HandleEnd(const absl::Status& status) {
     incarnation_ = around_.random->Next();
     generation_ = 0;
   } else if (absl::StartsWith(status.message(), "the run is over")) {
-    return Die(/*run_over=*/true);
+    return Die();
   } else if (absl::IsResourceExhausted(status)) {
     delay += absl::Seconds(1);
   } else if (!absl::IsUnavailable(status)) {
@@ -216,7 +216,7 @@ void Worker::HandleMessage(const CoordinatorMessage& message) {
   if (message.has_welcome()) return HandleWelcome(message);
   if (message.has_assignment()) return HandleAssignment(message);
   if (message.has_ack()) return Acknowledge(message.ack().records_received());
-  if (message.has_end()) return Die(/*run_over=*/true);
+  if (message.has_end()) return Die();
   if (message.has_abort() && current && work_ != Work::kIdle) {
     StopWork(/*quietly=*/false);
     StandBy("", std::nullopt);
@@ -429,7 +429,7 @@ void Worker::LeaveNow(int attempts) {
     WorkerMessage message;
     message.mutable_leaving()->set_reason("SIGTERM");
     Send(std::move(message));
-    Die(/*run_over=*/false);
+    Die();
   });
 }
 

@@ -42,8 +42,8 @@ class Worker final : public Connection::Worker, public Exchange::Member {
     Exchange* exchange = nullptr;
     CoordinatorHost* coordinator = nullptr;
     const Scenario* scenario = nullptr;
-    // Called when it has ended by itself; `run_over`: nobody is to start it again.
-    std::function<void(Worker*, bool run_over)> ended;
+    // Called when it has ended by itself.
+    std::function<void(Worker*)> ended;
   };
 
   Worker(const Surroundings& around, const HostNetwork* network, std::string node_id,
@@ -107,7 +107,7 @@ class Worker final : public Connection::Worker, public Exchange::Member {
   void StopAgreed();
   void StandBy(const std::string& reason, std::optional<uint32_t> unreachable);
   void LeaveNow(int attempts);
-  void Die(bool run_over);
+  void Die();
 
   void Send(WorkerMessage message);
   void SendStanding();
