@@ -114,7 +114,7 @@ class Chaos {
         return KillCoordinator(status, action).has_value();
       case Fault::kKillReplay: {
         const auto killed = KillCoordinator(status, action);
-        if (killed) KillSuccessor(status, killed->parent(), action.successor_age);
+        if (killed) KillSuccessor(status, *killed, action.successor_age);
         return killed.has_value();
       }
       case Fault::kKillAll:
@@ -152,11 +152,12 @@ class Chaos {
     return coordinator;
   }
 
-  void KillSuccessor(const RunStatus& status, pid_t parent, absl::Duration age) {
+  void KillSuccessor(const RunStatus& status, const HostProcess& killed, absl::Duration age) {
     const absl::Time deadline = absl::Now() + kSuccessorTime;
     while (!over() && absl::Now() < deadline) {
-      const auto successor = HostProcess::FindChild(parent, kCoordinatorProgram);
-      if (successor) {
+      const auto successor = HostProcess::FindChild(killed.parent(), kCoordinatorProgram);
+      // A killed process can be seen a little longer.
+      if (successor && successor->pid() != killed.pid()) {
         Wait(age);
         if (successor->Signal(SIGKILL)) {
           Tell(status, absl::StrFormat("kill-replay, %s old", absl::FormatDuration(age)),

@@ -31,8 +31,6 @@ std::string PhaseName(RunStatus::Phase phase) {
       return "finished";
     case RunStatus::FAILED:
       return "failed";
-    case RunStatus::RECOVERING:
-      return "recovering";
     default:
       return "unknown";
   }
@@ -64,9 +62,6 @@ std::string FormatStatus(const RunStatus& status) {
   if (status.test_accuracy() > 0) {
     text += Line("test", absl::StrFormat("loss %.4f, accuracy %.2f %%", status.test_loss(),
                                          100 * status.test_accuracy()));
-  }
-  if (status.failures_survived() > 0) {
-    text += Line("survived", absl::StrFormat("%d failures", status.failures_survived()));
   }
   for (int rank = 0; rank < status.members_size(); ++rank) {
     const Member& member = status.members(rank);

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "cli/chaos_plan.h"
 #include "cli/dry_run.h"
 #include "cli/train_run.h"
 #include "common/logging.h"
@@ -29,6 +30,7 @@ absl::StatusOr<std::string> Processes(const CountRange& workers) {
 
 absl::StatusOr<int> Train(const Settings& settings) {
   RM_ASSIGN_OR_RETURN(const std::string processes, Processes(settings.workers));
+  if (!settings.chaos.empty()) RM_RETURN_IF_ERROR(ParseChaosSpec(settings.chaos).status());
   Settings resolved = settings;
   RM_ASSIGN_OR_RETURN(resolved.data_dir, FindDataDirectory(settings));
   RM_ASSIGN_OR_RETURN(const NodeSurvey survey,

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
@@ -106,8 +107,11 @@ absl::Status TrainRun::StartAgent() {
 
 absl::Status TrainRun::StartChaos() {
   RM_ASSIGN_OR_RETURN(const std::string program, ProgramBeside("ringmaster"));
-  return chaos_.Start(
-      Options(program, {"chaos", "--coordinator", ready_.address, "--spec", settings_.chaos}));
+  Settings settings = settings_;
+  settings.coordinator = ready_.address;
+  std::vector<std::string> flags = ToFlags(kProgramChaos, settings);
+  flags.insert(flags.begin(), "chaos");
+  return chaos_.Start(Options(program, flags));
 }
 
 absl::Status TrainRun::ReadReady() {
@@ -224,7 +228,15 @@ int TrainRun::ExitCode() const {
 void TrainRun::SayHowToGoOn(int exit_code) const {
   if (exit_code <= ExitCodeForSignal(0) || coordinator_.last_end().ok()) return;
   if (ready_.run_dir.empty()) return;  // it had not begun
-  spdlog::info("stopped; go on with: ringmaster train --run-dir {}", ready_.run_dir);
+  // The run knows its settings, and would refuse others.
+  Settings settings = settings_;
+  settings.run_dir = ready_.run_dir;
+  settings.chaos.clear();
+  settings.resume = Settings().resume;
+  const auto usual = FindDataDirectory(Settings());
+  if (usual.ok() && *usual == settings.data_dir) settings.data_dir.clear();
+  spdlog::info("stopped; go on with: ringmaster train {}",
+               absl::StrJoin(ToFlags(kProgramTrain, settings), " "));
 }
 
 }  // namespace ringmaster

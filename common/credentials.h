@@ -21,8 +21,16 @@ inline constexpr int kMaxMessageBytes = 4 << 20;
 // For a server that listens on `address` ("HOST:PORT").
 std::shared_ptr<grpc::ServerCredentials> MakeServerCredentials(const std::string& address);
 
-// A channel to the coordinator at `address` ("HOST:PORT"). Connects when first used; no keepalive
-// pings (the session's heartbeats do that), no proxy, at most 1 s between attempts to connect.
+// How a worker notices a coordinator that is out of reach without a word (a partition): while a
+// call is open it pings after so long without anything from the other side, and takes the
+// connection for broken when so long again brings no answer.
+inline constexpr int kKeepaliveMs = 2000;
+inline constexpr int kKeepaliveTimeoutMs = 2000;
+// A server must not take such pings for an attack: it allows one in so long.
+inline constexpr int kAllowedPingIntervalMs = kKeepaliveMs / 4;
+
+// A channel to the coordinator at `address` ("HOST:PORT"). Connects when first used; keepalive as
+// above, no proxy, at most 1 s between attempts to connect.
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address);
 
 // Whether `address` names this machine's loopback interface.

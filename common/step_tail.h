@@ -101,9 +101,11 @@ RM_HOST_DEVICE inline float ToMicroseconds(int64_t ns) {
   return static_cast<float>(static_cast<double>(ns) / 1000.0);
 }
 
-// A finite per-sample loss (>= 0, below 2^31) in units of kLossQuantum, rounded to nearest.
+// A finite per-sample loss (>= 0) in units of kLossQuantum, rounded to nearest. One above 2^31,
+// which only a network that has diverged has, counts as 2^31.
 RM_HOST_DEVICE inline uint64_t QuantizeLoss(float loss) {
-  return static_cast<uint64_t>(static_cast<double>(loss) * 0x1p32 + 0.5);
+  constexpr float kMost = 0x1p31f;
+  return static_cast<uint64_t>(static_cast<double>(loss < kMost ? loss : kMost) * 0x1p32 + 0.5);
 }
 
 }  // namespace ringmaster::tail

@@ -39,13 +39,31 @@ SamplingPlan PlanOf(const TrainingConfig& config) {
   return {config.seed(), config.num_train_samples(), config.global_batch()};
 }
 
+bool SameSizes(const LedgerSnapshot& snapshot) {
+  const int count = snapshot.samples_size();
+  return snapshot.loss_sum_quanta_size() == count && snapshot.sample_digest_size() == count &&
+         snapshot.correct_size() == count && snapshot.epoch_seconds_size() == count &&
+         snapshot.generations_size() == snapshot.positions_size();
+}
+
+// Whether generations grow and positions, from the base to the end, do not go back.
+bool IsLineage(const LedgerSnapshot& snapshot, uint64_t end) {
+  uint64_t generation = 0;
+  uint64_t position = snapshot.base();
+  for (int i = 0; i < snapshot.generations_size(); ++i) {
+    if (snapshot.generations(i) <= generation || snapshot.positions(i) < position) return false;
+    generation = snapshot.generations(i);
+    position = snapshot.positions(i);
+  }
+  return position <= end;
+}
+
 }  // namespace
 
 Ledger::Ledger(const TrainingConfig& config, uint64_t base)
     : timeline_(PlanOf(config), config.epochs()),
       plan_(PlanOf(config)),
       num_test_samples_(config.num_test_samples()),
-      train_digest_(DigestOfAll(config.num_train_samples())),
       test_digest_(DigestOfAll(config.num_test_samples())),
       base_(std::min(base, timeline_.end())),
       committed_(base_),
@@ -62,15 +80,13 @@ absl::StatusOr<Ledger> Ledger::FromSnapshot(const TrainingConfig& config,
                                             const LedgerSnapshot& snapshot) {
   Ledger ledger(config, snapshot.base());
   const int count = snapshot.samples_size();
-  const bool same_sizes =
-      snapshot.loss_sum_quanta_size() == count && snapshot.sample_digest_size() == count &&
-      snapshot.correct_size() == count && snapshot.epoch_seconds_size() == count &&
-      snapshot.generations_size() == snapshot.positions_size();
-  if (!same_sizes || snapshot.base() + count > ledger.timeline_.end() ||
-      snapshot.committed() > snapshot.base() + count) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the ledger in the journal is not of this run: ", count, " records from ", snapshot.base(),
-        " on, ", snapshot.committed(), " committed, in a run of ", ledger.timeline_.end()));
+  const uint64_t end = ledger.timeline_.end();
+  if (!SameSizes(snapshot) || !IsLineage(snapshot, end) || snapshot.base() > end ||
+      snapshot.base() + count > end || snapshot.committed() > snapshot.base() + count) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the ledger in the journal is not of this run: ", count, " records from ",
+                     snapshot.base(), " on, ", snapshot.committed(), " committed, ",
+                     snapshot.generations_size(), " generations, in a run of ", end));
   }
   for (int i = 0; i < count; ++i) {
     GlobalRecord record;
@@ -263,25 +279,41 @@ Ledger::Result Ledger::Audit() const {
         "the record of ", DescribePosition(timeline_, size()), " is missing: ", samples_, " of ",
         samples_expected_, " samples were counted"));
   }
-  for (uint32_t epoch = 0; epoch < timeline_.epochs(); ++epoch) {
-    const uint64_t first = timeline_.IndexOf({epoch, 0, false});
-    const uint64_t evaluation = timeline_.IndexOf({epoch, 0, true});
-    if (first < base_) continue;  // begun in another run
-    uint64_t samples = 0;
-    uint64_t digest = 0;
-    for (uint64_t index = first; index < std::min(evaluation, size()); ++index) {
-      samples += entries_[index - base_].samples;
-      digest += entries_[index - base_].sample_digest;
-    }
-    if (samples == plan_.num_samples && digest == train_digest_) continue;
-    result.lost += plan_.num_samples - std::min<uint64_t>(samples, plan_.num_samples);
-    result.doubled += samples - std::min<uint64_t>(samples, plan_.num_samples);
-    if (!result.status.ok()) continue;
-    result.status = absl::DataLossError(
-        absl::StrCat("epoch ", epoch, ": the ", samples, " samples gathered are not the ",
-                     plan_.num_samples, " of the training set, each exactly once"));
+  for (uint32_t epoch = timeline_.At(base_).epoch; epoch < timeline_.epochs(); ++epoch) {
+    const absl::Status status = AuditEpoch(epoch, &result);
+    if (result.status.ok()) result.status = status;
   }
   return result;
+}
+
+absl::Status Ledger::AuditEpoch(uint32_t epoch, Result* result) const {
+  const uint64_t evaluation = timeline_.IndexOf({epoch, 0, true});
+  const uint64_t first = std::max(base_, timeline_.IndexOf({epoch, 0, false}));
+  // What is left of an epoch that was begun in another run.
+  const uint32_t before =
+      first == evaluation ? plan_.num_samples : plan_.Batch(timeline_.At(first).step).first;
+  const PositionRange wanted{before, plan_.num_samples - before};
+  uint64_t samples = 0;
+  uint64_t digest = 0;
+  for (uint64_t index = first; index < std::min(evaluation, size()); ++index) {
+    samples += entries_[index - base_].samples;
+    digest += entries_[index - base_].sample_digest;
+  }
+  result->lost += wanted.count - std::min<uint64_t>(samples, wanted.count);
+  result->doubled += samples - std::min<uint64_t>(samples, wanted.count);
+  if (samples != wanted.count || digest != DigestOfBatch(plan_.Order(epoch), wanted)) {
+    return absl::DataLossError(absl::StrCat("epoch ", epoch, ": the ", samples,
+                                            " samples gathered are not the ", wanted.count,
+                                            " of the training set, each exactly once"));
+  }
+  if (evaluation >= size()) return absl::OkStatus();  // the missing record is told of
+  const Entry& tested = entries_[evaluation - base_];
+  if (tested.samples == num_test_samples_ && tested.sample_digest == test_digest_) {
+    return absl::OkStatus();
+  }
+  return absl::DataLossError(absl::StrCat("evaluation after epoch ", epoch, ": the ",
+                                          tested.samples, " samples gathered are not the ",
+                                          num_test_samples_, " of the test set"));
 }
 
 std::string DescribePosition(const Timeline& timeline, uint64_t position) {
@@ -300,16 +332,17 @@ Position ToProto(const Timeline& timeline, uint64_t position) {
 }
 
 absl::StatusOr<uint64_t> FromProto(const Timeline& timeline, const Position& position) {
-  const bool done = position.phase() == Position::DONE;
-  // A step that is the last one's successor is the evaluation, whatever the phase says.
-  const bool in_epoch =
-      position.epoch() < timeline.epochs() && position.step() <= timeline.steps_per_epoch();
-  if (!done && !in_epoch) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "position epoch ", position.epoch(), ", step ", position.step(), " in a run of ",
-        timeline.epochs(), " epochs of ", timeline.steps_per_epoch(), " steps"));
+  if (position.phase() == Position::DONE) return timeline.end();
+  const uint32_t steps = timeline.steps_per_epoch();
+  // The last step's successor is the evaluation, whatever the phase says.
+  const bool in_epoch = (position.phase() == Position::TRAIN && position.step() <= steps) ||
+                        (position.phase() == Position::EVALUATE && position.step() == steps);
+  if (position.epoch() >= timeline.epochs() || !in_epoch) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("position epoch ", position.epoch(), ", step ", position.step(), ", phase ",
+                     static_cast<int>(position.phase()), " in a run of ", timeline.epochs(),
+                     " epochs of ", steps, " steps"));
   }
-  if (done) return timeline.end();
   return position.epoch() * timeline.records_per_epoch() + position.step();
 }
 

@@ -94,12 +94,13 @@ class Ledger {
   // What the records add up to.
   RunHistory History() const;
 
-  // How often samples are missing or too many, over all epochs that lie here whole.
   struct Result {
+    // Training samples that are missing or too many, by the counts of each epoch.
     uint64_t lost = 0;
     uint64_t doubled = 0;
-    // OK, or DATA_LOSS naming the first epoch whose samples are not the training set, each once, or
-    // the first record that is missing.
+    // OK, or DATA_LOSS naming the first record that is missing or the first epoch whose samples are
+    // not the training set (of an epoch begun in another run, its rest) and the test set, each
+    // once.
     absl::Status status;
   };
   // Goes through the whole lineage anew, from nothing but its entries and the plan.
@@ -118,12 +119,12 @@ class Ledger {
   const Permutation& OrderOf(uint32_t epoch);
   void Append(const GlobalRecord& record);
   void TakeOff(uint64_t position);
+  absl::Status AuditEpoch(uint32_t epoch, Result* result) const;
 
   Timeline timeline_;
   SamplingPlan plan_;
   uint32_t num_test_samples_;
-  uint64_t train_digest_;  // of all training samples
-  uint64_t test_digest_;
+  uint64_t test_digest_;  // of all test samples
   uint64_t base_;
   uint64_t samples_expected_ = 0;
   uint64_t committed_ = 0;

@@ -91,16 +91,18 @@ absl::StatusOr<std::unique_ptr<RunOutputs>> OpenOutputs(const Settings& settings
   options.config = files.state.config();
   options.model = ModelOf(options.config);
   options.progress = DetectProgressOptions(settings.progress, stdout);
-  RunState state = files.at_snapshot;
-  options.history = state.ledger().History();
   options.resumed = files.state.coordinator_starts() > 0;
   RM_ASSIGN_OR_RETURN(auto outputs, RunOutputs::Create(std::move(options), now));
-  for (const JournalEntry& entry : files.since) {
-    const uint64_t redone = state.ledger().redone();
-    RM_RETURN_IF_ERROR(state.Apply(entry));
-    for (const GlobalRecord& record : entry.records().records()) outputs->Replay(record, now);
-    if (state.ledger().redone() != redone) outputs->Rewind(state.ledger().History(), now);
+  // The logs may lack what came last, and want each epoch from its beginning.
+  const Ledger& before = files.at_snapshot.ledger();
+  uint64_t first = before.size() - before.size() % before.timeline().records_per_epoch();
+  for (first = std::max(first, before.base()); first < before.size(); ++first) {
+    outputs->Replay(before.At(first), now);
   }
+  for (const JournalEntry& entry : files.since) {
+    for (const GlobalRecord& record : entry.records().records()) outputs->Replay(record, now);
+  }
+  outputs->Rewind(files.state.ledger().History(), now);
   return outputs;
 }
 

@@ -12,6 +12,8 @@ namespace ringmaster {
 namespace {
 
 constexpr size_t kMaxTextBytes = 1024;
+// So far may the generation of a process be ahead of what the disk has kept.
+constexpr uint64_t kMaxGenerationsAhead = 1'000'000;
 
 std::string Counted(uint64_t count, const std::string& noun) {
   return absl::StrCat(count, " ", noun, count == 1 ? "" : "s");
@@ -94,6 +96,7 @@ void Membership::Restore(absl::Time now, uint64_t generation, const std::vector<
     ranks_.push_back(id);
   }
   for (const MemberId id : ranks_) names_[id] = Describe(id);
+  why_over_ = "the coordinator was started anew";
   if (ranks_.empty()) return;
   phase_ = Phase::kTraining;
   alone_since_ = now;
@@ -121,6 +124,10 @@ absl::StatusOr<Membership::Joined> Membership::Join(absl::Time now, uint64_t gen
     return absl::FailedPreconditionError(absl::StrCat("the run is over: ", reason_));
   }
   if (const auto id = Recognise(now, generation, hello)) return Joined{*id, true};
+  if (generation > generation_ + kMaxGenerationsAhead) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("hello: of generation ", generation, " in a run that is at ", generation_));
+  }
   // Where the disk took less than it promised, numbers grow all the same.
   highest_seen_ = std::max(highest_seen_, generation);
   RM_RETURN_IF_ERROR(CheckPeers(hello));
@@ -141,6 +148,7 @@ std::optional<MemberId> Membership::Recognise(absl::Time now, uint64_t generatio
     member.hello = hello;
     member.connected = true;
     member.last_heard = now;
+    regroup_asked_ = false;  // what was sent over the former stream may not have come
     return id;
   }
   return std::nullopt;
@@ -233,10 +241,13 @@ void Membership::Stands(absl::Time now, MemberId id, const Standing& standing) {
 void Membership::Failed(absl::Time now, MemberId id, const Failure& failure) {
   if (members_.count(id) == 0) return;
   const std::string reason = absl::StrCat(Describe(id), ": ", failure.message());
-  if (IsFatal(failure.code())) return Fail(reason);
-  if (AtWork(id)) {
+  const bool trains = phase_ == Phase::kTraining;
+  // A newcomer that cannot be of use is no reason to disturb those who train.
+  const bool concerns_all = !trains || RankOf(id);
+  if (concerns_all && IsFatal(failure.code())) return Fail(reason);
+  if (AtWork(id) || (trains && concerns_all)) {
     NoteTrouble(reason, absl::InfinitePast());
-  } else if (!CountFailure(reason, /*progressed=*/false)) {
+  } else if (concerns_all && !CountFailure(reason, /*progressed=*/false)) {
     return;
   }
   Remove(now, id, failure.message());
@@ -300,7 +311,7 @@ void Membership::DecideGathering(absl::Time now, Decision* decision) {
   if (phase_ != Phase::kGathering) return;
   const Muster muster = TakeMuster();
   // Who stopped at an agreed step waits for nobody: those to come are here.
-  const bool agreed = generation_ > 0 && !aborting_;
+  const bool agreed = !ranks_.empty() && !aborting_;
   const bool settled = agreed || muster.full || now - last_change_ >= options_.settle;
   if (!pending && muster.enough && settled) {
     decision->can_form = true;
@@ -328,7 +339,12 @@ void Membership::DropSilent(absl::Time now) {
   for (const auto& [id, member] : members_) {
     if (member.connected && now - member.last_heard > options_.patience) silent.push_back(id);
   }
-  for (const MemberId id : silent) Remove(now, id, "no heartbeat came");
+  for (const MemberId id : silent) {
+    if (AtWork(id)) {
+      NoteTrouble(absl::StrCat(Describe(id), " fell silent"), absl::InfinitePast());
+    }
+    Remove(now, id, "no heartbeat came");
+  }
 }
 
 // Whether members of the former generation may still stand by. Those who take too long are removed.
@@ -358,14 +374,15 @@ bool Membership::Pending(absl::Time now, Decision* decision) {
   if (pending && !aborting_ && now >= stand_deadline_) {
     NoteTrouble("a member did not stop at the agreed step", absl::InfinitePast());
   }
-  if (trouble_ && !aborting_) Break(now, std::string(trouble_->first), decision);
-  return pending;
+  if (!trouble_ || aborting_) return pending;
+  if (TroubleIsClear(now)) Break(now, std::string(trouble_->first), decision);
+  return true;
 }
 
 void Membership::DecideTraining(absl::Time now, Decision* decision) {
   if (CheckFinished()) return;
   if (!InGrace(now)) FindLost(now);
-  if (trouble_ && now - trouble_->second >= 2 * options_.confirmation) {
+  if (TroubleIsClear(now)) {
     return Break(now, std::string(trouble_->first), decision);
   }
   if (trouble_ || alone_since_) return;
@@ -494,6 +511,7 @@ bool Membership::NewcomersWait(absl::Time now) const {
 void Membership::Break(absl::Time now, const std::string& reason, Decision* decision) {
   decision->broken = Broken{reason, progressed_, now};
   decision->abort = true;
+  trouble_.reset();
   if (!CountFailure(reason, progressed_)) return;
   BeginGathering(now, /*aborting=*/true, options_.patience);
   why_over_ = reason;
@@ -528,7 +546,6 @@ void Membership::BeginGathering(absl::Time now, bool aborting, absl::Duration pa
   aborting_ = aborting;
   stand_deadline_ = now + patience;
   last_change_ = now;
-  trouble_.reset();
 }
 
 // Whether it takes part in a generation whose collectives the others may be waiting in.
@@ -543,6 +560,11 @@ void Membership::NoteTrouble(const std::string& reason, absl::Time since) {
   if (!trouble_ || (since == absl::InfinitePast() && trouble_->second != since)) {
     trouble_ = {reason, since};
   }
+}
+
+// Whether the cause of the trouble has had its time to show up.
+bool Membership::TroubleIsClear(absl::Time now) const {
+  return trouble_ && now - trouble_->second >= 2 * options_.confirmation;
 }
 
 void Membership::Remove(absl::Time now, MemberId id, const std::string& why) {

@@ -64,7 +64,7 @@ class Membership {
 
   Membership(MembershipOptions options, absl::Time now);
   // Another coordinator of this run has died: these were the members of its last generation, by
-  // rank, and may still be at work. `failures` and so on as in RunState.
+  // rank, and may still be at work; none if that is over. `failures` and so on as in RunState.
   void Restore(absl::Time now, uint64_t generation, const std::vector<Hello>& members,
                uint32_t failures, uint32_t fruitless_failures, const std::string& first_cause);
 
@@ -73,7 +73,8 @@ class Membership {
     bool recognised = false;  // it is a member already, of a generation that goes on
   };
   // A process has said hello, with `generation` in the envelope.
-  //   INVALID_ARGUMENT     the Hello is malformed or contradicts its node's other processes
+  //   INVALID_ARGUMENT     the Hello is malformed or contradicts its node's other processes, or the
+  //                        generation is far ahead
   //   FAILED_PRECONDITION  another version, data set or kind of device; the run is over
   //   RESOURCE_EXHAUSTED   no room
   absl::StatusOr<Joined> Join(absl::Time now, uint64_t generation, const Hello& hello);
@@ -81,7 +82,8 @@ class Membership {
   void Heard(absl::Time now, MemberId id);
   // It has stopped working, and holds this.
   void Stands(absl::Time now, MemberId id, const Standing& standing);
-  // It says that it cannot go on, and ends.
+  // It says that it cannot go on, and ends. Where the same would happen on any machine that ends
+  // the run, unless others train on without it.
   void Failed(absl::Time now, MemberId id, const Failure& failure);
   // Its stream has ended; `how` continues "rank 1 of 3 (...) ".
   void Disconnected(absl::Time now, MemberId id, const std::string& how);
@@ -194,6 +196,7 @@ class Membership {
   void BeginGathering(absl::Time now, bool aborting, absl::Duration patience);
   bool AtWork(MemberId id) const;
   void NoteTrouble(const std::string& reason, absl::Time since);
+  bool TroubleIsClear(absl::Time now) const;
   void Remove(absl::Time now, MemberId id, const std::string& why);
   bool Alive(absl::Time now, const MemberState& member) const;
   void ForgiveOwnPause(absl::Time now);

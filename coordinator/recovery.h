@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -38,8 +39,10 @@ struct RecoveryPlan {
 };
 
 // `members`: what each candidate of the next generation holds (nullopt: nothing). `stored`: what
-// the coordinator can serve, if it holds anything. DATA_LOSS: two members hold different states of
-// the same position, which are therefore not the same training any more.
+// the coordinator can serve, if it holds anything.
+//   DATA_LOSS            two hold different states of the same position, which are therefore not
+//                        the same training any more
+//   FAILED_PRECONDITION  the run was begun from a checkpoint, and nobody holds its state any more
 absl::StatusOr<RecoveryPlan> PlanRecovery(
     const Ledger& ledger,
     const std::vector<std::pair<MemberId, std::optional<StateOffer>>>& members,

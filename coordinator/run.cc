@@ -35,9 +35,11 @@ Run::Run(RunOptions options, RunState state, std::unique_ptr<Journal> journal,
       membership_(options_.membership, now),
       epoch_began_(now) {
   const GenerationFormed& former = state_.generation();
-  // After an end in good order nobody is at work any more.
+  // After an end, and after a failure, nobody is at work any more.
   std::vector<Hello> members;
-  if (!state_.ended()) members.assign(former.members().begin(), former.members().end());
+  if (!state_.ended() && !state_.broken()) {
+    members.assign(former.members().begin(), former.members().end());
+  }
   membership_.Restore(now, former.generation(), members, state_.failures(),
                       state_.ended() ? 0 : state_.fruitless_failures(), state_.first_cause());
   keys_.Begin(former.generation());
@@ -48,6 +50,7 @@ Run::Run(RunOptions options, RunState state, std::unique_ptr<Journal> journal,
   if (stored != nullptr) {
     states_.Put(stored);
     verified_ = FromProto(state_.ledger().timeline(), stored->position).value_or(0);
+    if (verified_ == state_.ledger().timeline().end()) membership_.FinalStateSafe(stored->digest);
     stored_ = std::move(stored);
   }
   seen_position_ = state_.ledger().size();
@@ -61,6 +64,8 @@ void Run::Begin(std::unique_ptr<RunOutputs> outputs, std::unique_ptr<StateWriter
   outputs_ = std::move(outputs);
   writer_ = std::move(writer);
   if (outputs_ != nullptr) report_.run_dir = outputs_->run_dir();
+  // The checkpoint that the run is begun from may not stay where it is.
+  if (writer_ != nullptr && stored_ != nullptr && generation() == 0) Write(stored_, true);
   Publish();
 }
 
@@ -70,8 +75,8 @@ std::optional<int> Run::Advance(absl::Time now) {
   if (!ending_) Decide();
   const bool durable = Commit();
   Publish();  // before anybody can ask with a new number
-  FlushOutbox();
-  if (durable) SendAcks();
+  if (durable || ending_) FlushOutbox();
+  if (durable && !ending_) SendAcks();
   if (ending_ && (sessions_.empty() || now >= ending_->leave_at)) return ending_->exit_code;
   return std::nullopt;
 }
@@ -219,6 +224,7 @@ absl::Status Run::HandleRecords(const Session& session, const StepRecords& recor
   if (membership_.RankOf(session.member) != 0u) {
     return absl::InvalidArgumentError("records come from rank 0 only");
   }
+  absl::Status audit;
   JournalEntry entry;
   for (GlobalRecord record : records.records()) {
     // What the workers measured leaves out what was lost between generations.
@@ -226,18 +232,19 @@ absl::Status Run::HandleRecords(const Session& session, const StepRecords& recor
       record.set_epoch_seconds(absl::ToDoubleSeconds(now_ - epoch_began_));
     }
     const absl::StatusOr<bool> is_new = state_.Take(record);
-    if (!is_new.ok()) {
-      End(RunOutcome::kFailed, 1,
-          absl::StrCat("the audit failed: ", std::string(is_new.status().message())));
-      break;
-    }
+    audit = is_new.status();
+    if (!audit.ok()) break;
     if (!*is_new) continue;
     OnRecord(record);
     *entry.mutable_records()->add_records() = std::move(record);
   }
   // It is applied already, record by record.
   if (entry.records().records_size() > 0) journal_->Append(entry.SerializeAsString());
-  if (waiting_ == nullptr || ending_) return absl::OkStatus();
+  if (!audit.ok()) {
+    End(RunOutcome::kFailed, 1, absl::StrCat("the audit failed: ", std::string(audit.message())));
+    return absl::OkStatus();
+  }
+  if (waiting_ == nullptr) return absl::OkStatus();
   const auto position = FromProto(state_.ledger().timeline(), waiting_->position);
   if (position.ok() && *position <= state_.ledger().size()) {
     AcceptState(std::exchange(waiting_, nullptr), *position);
@@ -261,7 +268,9 @@ void Run::OnRecord(const GlobalRecord& record) {
   }
   report_.history.Add(record);
   if (outputs_ != nullptr) outputs_->Record(record, now_);
-  if (broken_at_ && ledger.size() > state_.generation().position()) {
+  // What the former generation still sends does not count.
+  const bool trains = membership_.phase() == Membership::Phase::kTraining;
+  if (broken_at_ && trains && ledger.size() > state_.generation().position()) {
     JournalEntry entry;
     entry.mutable_recovered()->set_seconds(absl::ToDoubleSeconds(now_ - *broken_at_));
     Record(std::move(entry));
@@ -313,8 +322,13 @@ void Run::Refuse(const PeerPtr& peer, const std::string& who, const absl::Status
 absl::Status Run::HandleState(const StoredStatePtr& state) {
   RM_RETURN_IF_ERROR(CheckGeneration(run_id_, state->generation));
   if (ending_) return absl::FailedPreconditionError("the run is over");
-  RM_ASSIGN_OR_RETURN(const uint64_t position,
-                      FromProto(state_.ledger().timeline(), state->position));
+  const Timeline& timeline = state_.ledger().timeline();
+  RM_ASSIGN_OR_RETURN(const uint64_t position, FromProto(timeline, state->position));
+  for (const StoredStatePtr& newer : {stored_, waiting_}) {
+    const bool overtaken = newer != nullptr && newer->generation == state->generation &&
+                           FromProto(timeline, newer->position).value_or(0) > position;
+    if (overtaken) return absl::OkStatus();
+  }
   states_.Put(state);
   keys_.Set(state->generation, StateKey(state->digest), "").IgnoreError();
   if (position > state_.ledger().size()) {
@@ -334,8 +348,11 @@ void Run::AcceptState(const StoredStatePtr& state, uint64_t position) {
   }
   const bool is_final = position == ledger.timeline().end();
   if (is_final) membership_.FinalStateSafe(state->digest);
-  if (writer_ == nullptr) return;
-  writer_->Write(state, is_final, [this, state](absl::StatusOr<std::string> file) {
+  if (writer_ != nullptr) Write(state, is_final);
+}
+
+void Run::Write(const StoredStatePtr& state, bool required) {
+  writer_->Write(state, required, [this, state](absl::StatusOr<std::string> file) {
     mailbox_.Post([this, state, file = std::move(file)] { HandleVerified(state, file); });
   });
 }
@@ -466,6 +483,8 @@ void Run::FormGeneration() {
     epoch_began_in_ = generation();
   }
   keys_.Begin(generation());
+  // Newer ones, of what was lost, may have taken its place.
+  if (stored_ != nullptr && stored_->digest == plan->digest) states_.Put(stored_);
   if (states_.Find(plan->digest) != nullptr) {
     keys_.Set(generation(), StateKey(plan->digest), "").IgnoreError();
   }
@@ -549,6 +568,7 @@ void Run::End(RunOutcome outcome, int exit_code, const std::string& reason) {
   report_.reason = reason;
   report_.ended = now_;
   FillReport(state_, &report_);
+  outbox_.clear();  // what could not be made durable is not told any more
   Ending ending{exit_code, now_ + options_.farewell, {}};
   CoordinatorMessage& message = ending.message;
   message.mutable_end()->set_exit_code(exit_code == 0 ? 0 : 1);
@@ -583,14 +603,13 @@ bool Run::Commit() {
   absl::Status status = journal_->Commit();
   if (status.ok() && journal_->size() > kJournalRotationBytes) {
     // What the logs have not written yet must not be forgotten with the former entries.
-    if (outputs_ != nullptr) status = outputs_->Flush();
+    if (outputs_ != nullptr) status = outputs_->SyncLogs();
     if (status.ok()) status = journal_->Rotate(state_.Snapshot().SerializeAsString());
   }
   if (!status.ok() && !journal_fails_) {
     spdlog::error(
         "the journal cannot be written, training goes on: {}. Until it can, a coordinator that "
-        "dies "
-        "loses what the workers do not have any more",
+        "dies loses what the workers do not have any more",
         std::string(status.message()));
   }
   if (status.ok() && journal_fails_) spdlog::info("the journal can be written again");

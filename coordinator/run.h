@@ -7,7 +7,8 @@
 // What must outlive this process is in RunState; whatever changes it is appended to the journal.
 // Each turn of Advance() ends with one commit of the journal, and only then do the messages of that
 // turn go out: nobody ever acts on, or is acknowledged, what a crash could take back. While the
-// journal cannot be written, training goes on and records stay unacknowledged.
+// journal cannot be written, a generation that trains goes on, its records stay unacknowledged, and
+// all that there is to say waits: no other generation begins.
 //
 // Thread safety: Advance(), Begin() and Stop() are for the thread that leads; the rest is safe from
 // any.
@@ -139,6 +140,7 @@ class Run {
   void HandleClosed(const PeerPtr& peer);
   absl::Status HandleState(const StoredStatePtr& state);
   void AcceptState(const StoredStatePtr& state, uint64_t position);
+  void Write(const StoredStatePtr& state, bool required);
   void HandleVerified(const StoredStatePtr& state, const absl::StatusOr<std::string>& file);
   void Refuse(const PeerPtr& peer, const std::string& who, const absl::Status& status);
 

@@ -25,7 +25,7 @@ struct EpochSummary {
 
 class RunHistory {
  public:
-  // Takes the next record. Records come in the order of training (coordinator/audit.h sees to it).
+  // Takes the next record. Records come in the order of training (coordinator/ledger.h sees to it).
   void Add(const GlobalRecord& record);
 
   // By epoch, the last one possibly unfinished. Empty before the first record.

@@ -73,10 +73,24 @@ absl::StatusOr<std::unique_ptr<RunLogger>> RunLogger::Create(const std::string& 
   const std::string root = absl::StrCat(run_dir, "/tensorboard/");
   RM_ASSIGN_OR_RETURN(auto train, EventWriter::Create(root + "train", source, now));
   RM_ASSIGN_OR_RETURN(auto validation, EventWriter::Create(root + "validation", source, now));
-  Summary summary;
-  *summary.add_value() = TextValue("config", ConfigTable(config));
-  RM_RETURN_IF_ERROR(train->Add(0, std::move(summary), now));
-  return std::unique_ptr<RunLogger>(new RunLogger(config, std::move(train), std::move(validation)));
+  std::unique_ptr<RunLogger> logger(new RunLogger(config, std::move(train), std::move(validation)));
+  RM_RETURN_IF_ERROR(logger->LogConfig(now));
+  return logger;
+}
+
+absl::StatusOr<std::unique_ptr<RunLogger>> RunLogger::Resume(const std::string& run_dir,
+                                                             const TrainingConfig& config,
+                                                             absl::Time now, std::string* note) {
+  const EventSource source = EventSource::ThisProcess();
+  const std::string root = absl::StrCat(run_dir, "/tensorboard/");
+  std::string more;
+  RM_ASSIGN_OR_RETURN(auto train, EventWriter::Resume(root + "train", source, now, note));
+  RM_ASSIGN_OR_RETURN(auto validation,
+                      EventWriter::Resume(root + "validation", source, now, &more));
+  absl::StrAppend(note, note->empty() || more.empty() ? "" : "; ", more);
+  std::unique_ptr<RunLogger> logger(new RunLogger(config, std::move(train), std::move(validation)));
+  logger->LogConfig(now).IgnoreError();  // it is kept, and written with the rest
+  return logger;
 }
 
 RunLogger::RunLogger(const TrainingConfig& config, std::unique_ptr<EventWriter> train,
@@ -87,7 +101,17 @@ RunLogger::RunLogger(const TrainingConfig& config, std::unique_ptr<EventWriter> 
       train_(std::move(train)),
       validation_(std::move(validation)) {}
 
+absl::Status RunLogger::LogConfig(absl::Time now) {
+  Summary summary;
+  *summary.add_value() = TextValue("config", ConfigTable(config_));
+  return train_->Add(0, std::move(summary), now);
+}
+
 absl::Status RunLogger::Record(const GlobalRecord& record, absl::Time now) {
+  const Position position = {record.epoch(), record.evaluation(),
+                             record.evaluation() ? 0 : record.step()};
+  if (last_ && position <= *last_) return absl::OkStatus();
+  last_ = position;
   history_.Add(record);
   return record.evaluation() ? RecordEvaluation(record, now) : RecordStep(record, now);
 }
@@ -182,14 +206,15 @@ absl::Status RunLogger::Weights(uint32_t epoch, const ModelSpec& model, const Tr
   return train_->Add(epoch, std::move(summary), now);
 }
 
-void RunLogger::Rewind(const RunHistory& history) {
-  history_ = history;
-  windows_.clear();
-}
-
 absl::Status RunLogger::Flush() {
   absl::Status status = train_->Flush();
   status.Update(validation_->Flush());
+  return status;
+}
+
+absl::Status RunLogger::Sync() {
+  absl::Status status = train_->Sync();
+  status.Update(validation_->Sync());
   return status;
 }
 

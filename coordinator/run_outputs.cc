@@ -8,10 +8,22 @@
 #include "spdlog/spdlog.h"
 
 namespace ringmaster {
+namespace {
+
+absl::StatusOr<std::unique_ptr<RunLogger>> OpenLogs(const RunOutputs::Options& options,
+                                                    absl::Time now) {
+  if (!options.resumed) return RunLogger::Create(options.run_dir, options.config, now);
+  std::string note;
+  auto logger = RunLogger::Resume(options.run_dir, options.config, now, &note);
+  if (!note.empty()) spdlog::warn("the TensorBoard logs: {}", note);
+  return logger;
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<RunOutputs>> RunOutputs::Create(Options options, absl::Time now) {
   RM_RETURN_IF_ERROR(WriteFileAtomically(options.run_dir + "/config.json", ToJson(options.config)));
-  RM_ASSIGN_OR_RETURN(auto logger, RunLogger::Create(options.run_dir, options.config, now));
+  RM_ASSIGN_OR_RETURN(auto logger, OpenLogs(options, now));
   return std::unique_ptr<RunOutputs>(new RunOutputs(std::move(options), std::move(logger)));
 }
 
@@ -27,17 +39,11 @@ void RunOutputs::Record(const GlobalRecord& record, absl::Time now) {
 
 void RunOutputs::Replay(const GlobalRecord& record, absl::Time now) {
   Complain(logger_->Record(record, now));
-  options_.history.Add(record);
-  progress_.Rewind(options_.history, now);
 }
 
 void RunOutputs::Rewind(const RunHistory& history, absl::Time now) {
-  options_.history = history;
-  logger_->Rewind(history);
   progress_.Rewind(history, now);
 }
-
-absl::Status RunOutputs::Flush() { return logger_->Flush(); }
 
 void RunOutputs::Weights(uint32_t epoch, const TrainState& state, absl::Time now) {
   Complain(logger_->Weights(epoch, options_.model, state, now));

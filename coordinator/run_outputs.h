@@ -25,33 +25,32 @@ namespace ringmaster {
 class RunOutputs {
  public:
   struct Options {
-    std::string run_dir;  // exists
-    // What another coordinator of this run has logged and shown by now; empty for a new run.
-    RunHistory history;
-    bool resumed = false;
-    std::string report;  // a second place for report.json; empty: none
+    std::string run_dir;   // exists
+    bool resumed = false;  // the run goes on: its directory may hold logs, which are continued
+    std::string report;    // a second place for report.json; empty: none
     TrainingConfig config;
     ModelSpec model;
     ProgressOptions progress;
     FILE* out = stdout;
   };
 
-  // Codes: those of writing config.json and of RunLogger::Create.
+  // Codes: those of writing config.json and of RunLogger::Create or Resume.
   static absl::StatusOr<std::unique_ptr<RunOutputs>> Create(Options options, absl::Time now);
 
   const std::string& run_dir() const { return options_.run_dir; }
 
   // The next record, in the order of training.
   void Record(const GlobalRecord& record, absl::Time now);
-  // A record that the coordinator before this one took: logged if that had no time to, not shown.
+  // A record that a coordinator before this one took, from the first of an epoch on: logged if that
+  // had no time to, not shown.
   void Replay(const GlobalRecord& record, absl::Time now);
-  // Training goes on from an earlier record: `history` is what is left. Records that come again are
-  // not logged again.
+  // Training goes on where `history` ends: at an earlier record, or where another coordinator left
+  // it. Records that come again are not logged again.
   void Rewind(const RunHistory& history, absl::Time now);
-  // Writes out what has been logged. Codes: those of the failed system call.
-  absl::Status Flush();
   // The state after `epoch`.
   void Weights(uint32_t epoch, const TrainState& state, absl::Time now);
+  // Makes what was logged survive a power cut (RunLogger::Sync).
+  absl::Status SyncLogs() { return logger_->Sync(); }
   // Codes: those of SaveWeights of common/weights.h.
   absl::Status SaveFinalWeights(const std::vector<float>& parameters);
   // The last call: closes the logs, writes the report and prints the result. Codes: those of
@@ -62,7 +61,7 @@ class RunOutputs {
   RunOutputs(Options options, std::unique_ptr<RunLogger> logger);
   void Complain(const absl::Status& status);
 
-  Options options_;
+  const Options options_;
   std::unique_ptr<RunLogger> logger_;
   Progress progress_;
   bool complained_ = false;

@@ -26,6 +26,7 @@ absl::StatusOr<RunState> RunState::FromSnapshot(const JournalEntry& entry) {
                  absl::FromUnixMicros(from.started_unix_us()));
   RM_ASSIGN_OR_RETURN(state.ledger_, Ledger::FromSnapshot(config, from.ledger()));
   state.generation_ = from.generation();
+  state.broken_ = from.broken();
   state.coordinator_starts_ = from.coordinator_starts();
   state.failures_ = from.failures();
   state.fruitless_failures_ = from.fruitless_failures();
@@ -44,6 +45,7 @@ JournalEntry RunState::Snapshot() const {
   to.set_started_unix_us(absl::ToUnixMicros(started_));
   to.set_coordinator_starts(coordinator_starts_);
   *to.mutable_generation() = generation_;
+  to.set_broken(broken_);
   *to.mutable_ledger() = ledger_.Snapshot();
   to.set_failures(failures_);
   to.set_fruitless_failures(fruitless_failures_);
@@ -64,13 +66,7 @@ absl::Status RunState::Apply(const JournalEntry& entry) {
       }
       return absl::OkStatus();
     case JournalEntry::kFormed:
-      if (entry.formed().generation() <= generation_.generation()) {
-        return absl::InvalidArgumentError(absl::StrCat("generation ", entry.formed().generation(),
-                                                       " after ", generation_.generation()));
-      }
-      generation_ = entry.formed();
-      ledger_.Resume(generation_.generation(), generation_.position());
-      return absl::OkStatus();
+      return ApplyFormed(entry.formed());
     case JournalEntry::kRecords:
       for (const GlobalRecord& record : entry.records().records()) {
         RM_RETURN_IF_ERROR(Take(record).status());
@@ -82,8 +78,7 @@ absl::Status RunState::Apply(const JournalEntry& entry) {
       }
       return absl::OkStatus();
     case JournalEntry::kBroken:
-      ApplyBroken(entry.broken());
-      return absl::OkStatus();
+      return ApplyBroken(entry.broken());
     case JournalEntry::kRecovered:
       recoveries_seconds_.push_back(entry.recovered().seconds());
       return absl::OkStatus();
@@ -98,13 +93,36 @@ absl::Status RunState::Apply(const JournalEntry& entry) {
   return absl::InvalidArgumentError("an entry of a kind that cannot be here");
 }
 
-void RunState::ApplyBroken(const GenerationBroken& broken) {
+absl::Status RunState::ApplyFormed(const GenerationFormed& formed) {
+  if (formed.generation() <= generation_.generation()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("generation ", formed.generation(), " after ", generation_.generation()));
+  }
+  if (formed.position() < ledger_.base() || formed.position() > ledger_.timeline().end()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("generation ", formed.generation(), " goes on at ", formed.position(),
+                     " in a run from ", ledger_.base(), " to ", ledger_.timeline().end()));
+  }
+  generation_ = formed;
+  broken_ = false;
+  ledger_.Resume(formed.generation(), formed.position());
+  return absl::OkStatus();
+}
+
+absl::Status RunState::ApplyBroken(const GenerationBroken& broken) {
+  if (broken.generation() != generation_.generation() || broken.generation() == 0) {
+    return absl::InvalidArgumentError(absl::StrCat("generation ", broken.generation(),
+                                                   " failed, but the last one is ",
+                                                   generation_.generation()));
+  }
+  broken_ = true;
   ++failures_;
   if (broken.progressed() || fruitless_failures_ == 0) {
     fruitless_failures_ = 0;
     first_cause_ = broken.reason();
   }
   ++fruitless_failures_;
+  return absl::OkStatus();
 }
 
 void FillReport(const RunState& state, RunReport* report) {

@@ -43,6 +43,8 @@ class RunState {
   const Ledger& ledger() const { return ledger_; }
   // The last generation formed; its number is 0 before the first.
   const GenerationFormed& generation() const { return generation_; }
+  // Whether it has failed: its members are not at work any more.
+  bool broken() const { return broken_; }
   uint32_t coordinator_starts() const { return coordinator_starts_; }
   // Generations that failed, how many of them in a row without a step, and why the first of those.
   uint32_t failures() const { return failures_; }
@@ -52,7 +54,8 @@ class RunState {
   const std::optional<RunEnded>& ended() const { return ended_; }
 
  private:
-  void ApplyBroken(const GenerationBroken& broken);
+  absl::Status ApplyFormed(const GenerationFormed& formed);
+  absl::Status ApplyBroken(const GenerationBroken& broken);
 
   std::string run_id_;
   std::string version_;
@@ -60,6 +63,7 @@ class RunState {
   absl::Time started_;
   Ledger ledger_;
   GenerationFormed generation_;
+  bool broken_ = false;
   uint32_t coordinator_starts_ = 0;
   uint32_t failures_ = 0;
   uint32_t fruitless_failures_ = 0;

@@ -15,8 +15,8 @@ namespace ringmaster {
 
 class Server {
  public:
-  // INVALID_ARGUMENT if `listen` ("HOST:PORT") is taken or not of this machine. Answers before there
-  // is a run to serve, so that nothing of it needs to be taken back.
+  // INVALID_ARGUMENT if `listen` ("HOST:PORT") is taken or not of this machine. Answers before
+  // there is a run to serve, so that nothing of it needs to be taken back.
   static absl::Status CheckAddress(const std::string& listen);
 
   // Listens on `listen` ("HOST:PORT", port 0 picks a free one) and serves `run`, which it borrows.

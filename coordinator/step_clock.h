@@ -25,7 +25,7 @@ class StepClock {
   // What 99 of 100 steps do not exceed, to within a quarter of an octave above; zero before the
   // first.
   absl::Duration P99() const {
-    uint64_t above = total_ - total_ * 99 / 100;
+    uint64_t above = total_ / 100 + 1;  // the first of them, from above, that counts
     if (total_ == 0) return absl::ZeroDuration();
     size_t bucket = counts_.size();
     while (bucket > 1 && counts_[bucket - 1] < above) above -= counts_[--bucket];

@@ -161,7 +161,7 @@ class RankProcess {
     const TrainingConfig& config = welcome.config();
     RM_RETURN_IF_ERROR(CheckDataset(config, dataset_, data_digest_));
     RM_ASSIGN_OR_RETURN(plan_, PlanFrom(config));
-    RM_RETURN_IF_ERROR(CreateBackend(config));
+    RM_RETURN_IF_ERROR(CreateBackend());
     Reporter::Options options;
     options.link = link_.get();
     options.stub = training_.get();
@@ -179,7 +179,7 @@ class RankProcess {
     return absl::OkStatus();
   }
 
-  absl::Status CreateBackend(const TrainingConfig& config) {
+  absl::Status CreateBackend() {
     BackendOptions options;
     options.model = plan_.model;
     options.optimizer = plan_.optimizer;
@@ -220,7 +220,9 @@ class RankProcess {
       if (absl::IsCancelled(last)) HandOver(absl::Now() + kHandOverTime);
       if (stop_->signal() != 0) return Leave();
       if (!last.ok() && !IsForTheCoordinator(last)) return Fail(last);
-      if (!WasTold(last)) spdlog::warn("{}", std::string(last.message()));
+      // The coordinator names the cause, if there is one.
+      const auto level = link_->state().connected ? spdlog::level::debug : spdlog::level::warn;
+      if (!WasTold(last)) spdlog::log(level, "{}", std::string(last.message()));
       if (last.ok() && !Finish()) return Conclude();
     }
   }

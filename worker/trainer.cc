@@ -45,7 +45,17 @@ absl::Status Trainer::Run(TrainPosition from) {
   position_ = index;
   if (index == timeline_.end()) return absl::OkStatus();
   const absl::Status status = aborted_ ? absl::AbortedError("aborted") : TrainFrom(position());
-  return status.ok() || absl::IsCancelled(status) ? status : AfterError(status);
+  if (!status.ok() && !absl::IsCancelled(status)) return AfterError(status);
+  AwaitOthers();
+  return status;
+}
+
+// A rank that has its sum may be ahead of others that are still waiting for theirs, and would lose
+// it if this one closed its connections: so nobody goes before all have come here. Whether that
+// works out changes nothing for this rank any more.
+void Trainer::AwaitOthers() {
+  if (communicator_->world_size() == 1) return;
+  communicator_->AllReduceSum(backend_->tail_buffer()).IgnoreError();
 }
 
 absl::Status Trainer::AfterError(const absl::Status& status) {

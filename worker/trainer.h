@@ -59,12 +59,13 @@ class Trainer {
   Trainer(const TrainerOptions& options, Backend* backend, Communicator* communicator,
           TrainingObserver* observer);
 
-  // Trains from `from` to the end. Codes: those of the backend and the communicator, with rank,
-  // epoch and step in the message; CANCELLED when all ranks stopped at an agreed step because one
-  // raised kFlagRegroup; ABORTED after Abort(); INVALID_ARGUMENT if `from` is not of this plan.
-  // After an error other than CANCELLED nothing in flight reaches the state any more: the backend
-  // is poisoned and the communicator aborted. However it ends, the observer has seen each step
-  // whose update was applied: position() is that of the backend's state, unless the device failed.
+  // Trains from `from` to the end; when it returns OK or CANCELLED, no other rank needs this one
+  // any more. Codes: those of the backend and the communicator, with rank, epoch and step in the
+  // message; CANCELLED when all ranks stopped at an agreed step because one raised kFlagRegroup;
+  // ABORTED after Abort(); INVALID_ARGUMENT if `from` is not of this plan. After an error other
+  // than CANCELLED nothing in flight reaches the state any more: the backend is poisoned and the
+  // communicator aborted. However it ends, the observer has seen each step whose update was
+  // applied: position() is that of the backend's state, unless the device failed.
   absl::Status Run(TrainPosition from);
 
   // The next thing to do; while Run() is going, what it is doing: the oldest step that is not
@@ -93,6 +94,7 @@ class Trainer {
   absl::Status HandOverState();
   absl::Status AfterError(const absl::Status& status);
   void CollectApplied();
+  void AwaitOthers();
 
   const TrainerOptions options_;
   const Timeline timeline_;

@@ -325,12 +325,12 @@ absl::StatusOr<std::vector<uint8_t>> CpuBackend::Predict(Split which, PositionRa
 }
 
 absl::Status CpuBackend::ReadBuffer(DeviceSpan span, void* host) {
-  std::memcpy(host, span.data, span.bytes());
+  if (span.count > 0) std::memcpy(host, span.data, span.bytes());
   return absl::OkStatus();
 }
 
 absl::Status CpuBackend::WriteBuffer(const void* host, DeviceSpan span) {
-  std::memcpy(span.data, host, span.bytes());
+  if (span.count > 0) std::memcpy(span.data, host, span.bytes());
   return absl::OkStatus();
 }
 

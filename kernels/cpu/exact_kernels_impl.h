@@ -67,7 +67,7 @@ void MulAddAll(const float* a, const float* b, const float* c, size_t count, flo
   }
 }
 
-// Takes the chains of one row on by the non-zero ones of 16 pixels.
+// Takes the chains of one row on by the non-zero ones of kTile pixels.
 constexpr int kTile = 32;
 
 template <int kVectors>
@@ -264,7 +264,7 @@ template <bool kPixels>
 inline Factors FactorsOf(const ExactGradient& g, int input, int shard) {
   const int row = shard * kRows;
   const int rows = g.rows - row < kRows ? g.rows - row : kRows;
-  const uint32_t all = rows == 32 ? ~0u : (1u << rows) - 1;
+  const uint32_t all = (1u << rows) - 1;
   if constexpr (kPixels) {
     const uint8_t* const pixels = g.pixels + input * g.pixel_stride + row;
     return {NonZeroBytes(pixels) & all, pixels, nullptr};
@@ -273,13 +273,15 @@ inline Factors FactorsOf(const ExactGradient& g, int input, int shard) {
   }
 }
 
-// Sums of quanta of kVectors * kLanes gradients, and the largest magnitude's bits.
+// Sums of quanta of kVectors * kLanes gradients: of each vector the lower and the upper half.
 template <int kVectors>
 struct QuantaBlock {
   Longs low[kVectors];
   Longs high[kVectors];
 };
 
+// Adds the quanta of one micro-shard's chains, with the bits of kMagic in each. `worst` becomes the
+// bits of the largest magnitude so far; those of infinities and NaN are above all others.
 template <int kVectors, bool kPixels>
 inline void AddShard(const ExactGradient& g, const Factors& factors, const float* delta,
                      QuantaBlock<kVectors>* quanta, Ints* worst) {
@@ -307,7 +309,7 @@ inline void AddShard(const ExactGradient& g, const Factors& factors, const float
   }
 }
 
-// Of the columns of a block the first `valid` exist.
+// `excess`: what the sums have too much. Of the columns of a block the first `valid` exist.
 template <int kVectors>
 inline void StoreQuanta(const QuantaBlock<kVectors>& quanta, uint64_t excess, int valid,
                         bool accumulate, int64_t* gradient) {
@@ -322,7 +324,11 @@ inline void StoreQuanta(const QuantaBlock<kVectors>& quanta, uint64_t excess, in
     *at = accumulate && is_whole ? *at + sum : sum;
   }
   if (is_whole) return;
-  for (int c = 0; c < valid; ++c) gradient[c] = rest[c] + (accumulate ? gradient[c] : 0);
+  for (int c = 0; c < valid; ++c) {
+    // Unsigned: what is not representable may be anything, and wrap.
+    const auto before = static_cast<uint64_t>(accumulate ? gradient[c] : 0);
+    gradient[c] = static_cast<int64_t>(static_cast<uint64_t>(rest[c]) + before);
+  }
 }
 
 template <int kVectors, bool kPixels>

@@ -1,7 +1,5 @@
 #include "kernels/cpu/exact_perceptron.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cstring>

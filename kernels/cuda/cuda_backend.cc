@@ -15,12 +15,12 @@
 #include "absl/strings/str_format.h"
 #include "kernels/backend_options.h"
 #include "kernels/cuda/check.h"
-#include "kernels/cuda/exact_kernels.h"
 #include "kernels/cuda/exact_perceptron.h"
 #include "kernels/cuda/handles.h"
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/perceptron.h"
 #include "kernels/cuda/record_ring.h"
+#include "kernels/cuda/updater.h"
 #include "kernels/tail_io.h"
 
 namespace ringmaster {
@@ -37,14 +37,6 @@ struct DeviceSplit {
   DeviceArray<uint8_t> images;  // [num_samples, pixels]
   DeviceArray<uint8_t> labels;  // [num_samples]
   uint32_t num_samples = 0;
-};
-
-// TrainState in device memory.
-struct DeviceState {
-  DeviceArray<float> parameters;
-  DeviceArray<float> first_moment;
-  DeviceArray<float> second_moment;
-  DeviceArray<uint64_t> step;  // [1]
 };
 
 class CudaBackend final : public Backend {
@@ -99,11 +91,7 @@ class CudaBackend final : public Backend {
                        PositionRange chunk);
   absl::Status ClearRecord();
   absl::Status WriteTail(const StepWork& work, RankTimes times);
-  absl::Status WriteExactTail(const StepWork& work, RankTimes times);
-  absl::Status Publish(bool update);
-  absl::Status PublishExact(bool update);
-  absl::Status Update();
-  absl::Status UpdateExact();
+  absl::Status Publish(DeviceState* state);
   absl::Status Poisoned(uint32_t poison) const;
   absl::Status TakeFinished();
 
@@ -113,16 +101,15 @@ class CudaBackend final : public Backend {
   std::string description_;
   CudaStream stream_;  // ended after everything that uses it
   std::unique_ptr<CudaNetwork> network_;
+  std::unique_ptr<CudaUpdater> updater_;
   DeviceSplit train_;
   DeviceSplit test_;
   DeviceState state_;
-  DeviceArray<float> float_buffer_;                // gradients, then the tail: one of the two
-  DeviceArray<int64_t> exact_buffer_;              // is empty,
-  DeviceSpan span_;                                // and this is the other
-  DeviceArray<cuda::DeviceRecord> record_;         // [1]: this rank's, of the step being computed
-  DeviceArray<cuda::UpdateControl> control_;       // [1]
-  DeviceArray<cuda::ExactControl> exact_control_;  // [1]
-  MappedArray<uint32_t> poisoned_;                 // [1]
+  DeviceArray<float> float_buffer_;         // gradients, then the tail: one of the two
+  DeviceArray<int64_t> exact_buffer_;       // is empty,
+  DeviceSpan span_;                         // and this is the other
+  DeviceArray<cuda::DeviceRecord> record_;  // [1]: this rank's, of the step being computed
+  MappedArray<uint32_t> poisoned_;          // [1]
   std::optional<RecordRing> ring_;
   int rank_ = 0;
   int world_size_ = 1;
@@ -184,16 +171,16 @@ absl::Status CudaBackend::Allocate() {
   RM_ASSIGN_OR_RETURN(state_.second_moment, DeviceArray<float>::Create(num_parameters_));
   RM_ASSIGN_OR_RETURN(state_.step, DeviceArray<uint64_t>::Create(1));
   RM_ASSIGN_OR_RETURN(record_, DeviceArray<cuda::DeviceRecord>::Create(1));
-  RM_ASSIGN_OR_RETURN(control_, DeviceArray<cuda::UpdateControl>::Create(1));
-  RM_ASSIGN_OR_RETURN(exact_control_, DeviceArray<cuda::ExactControl>::Create(1));
   RM_ASSIGN_OR_RETURN(poisoned_, MappedArray<uint32_t>::Create(1));
   const uint32_t most_rows =
       std::min(tuning_.max_chunk_rows, std::max(train_.num_samples, test_.num_samples));
   if (options_.reproducible) {
     RM_ASSIGN_OR_RETURN(network_,
                         CudaExactPerceptron::Create(options_.model, most_rows, stream_.get()));
+    RM_ASSIGN_OR_RETURN(updater_, CreateCudaExactUpdater(options_.optimizer, stream_.get()));
   } else {
     RM_ASSIGN_OR_RETURN(network_, CudaPerceptron::Create(options_.model, most_rows, stream_.get()));
+    RM_ASSIGN_OR_RETURN(updater_, CreateCudaUpdater(options_.optimizer, stream_.get()));
   }
   return absl::OkStatus();
 }
@@ -332,30 +319,7 @@ absl::Status CudaBackend::ClearRecord() {
 }
 
 absl::Status CudaBackend::WriteTail(const StepWork& work, RankTimes times) {
-  if (options_.reproducible) return WriteExactTail(work, times);
-  cuda::TailArguments arguments;
-  arguments.record = record_.data();
-  std::copy(std::begin(work.flags), std::end(work.flags), arguments.flags);
-  arguments.compute_us = times.compute_us;
-  arguments.all_reduce_us = times.all_reduce_us;
-  arguments.rank = rank_;
-  arguments.world_size = world_size_;
-  arguments.tail = tail().floats();
-  RM_CUDA_RETURN_IF_ERROR(cuda::WriteTail(arguments, stream_.get()));
-  return absl::OkStatus();
-}
-
-absl::Status CudaBackend::WriteExactTail(const StepWork& work, RankTimes times) {
-  cuda::ExactTailArguments arguments;
-  arguments.record = record_.data();
-  std::copy(std::begin(work.flags), std::end(work.flags), arguments.flags);
-  arguments.compute_ns = tail::ToNanoseconds(times.compute_us);
-  arguments.all_reduce_ns = tail::ToNanoseconds(times.all_reduce_us);
-  arguments.rank = rank_;
-  arguments.world_size = world_size_;
-  arguments.tail = tail().integers();
-  RM_CUDA_RETURN_IF_ERROR(cuda::ExactWriteTail(arguments, stream_.get()));
-  return absl::OkStatus();
+  return updater_->WriteTail(record_.data(), work, times, rank_, world_size_, tail());
 }
 
 absl::Status CudaBackend::ComputeGradient(const StepWork& work) {
@@ -377,85 +341,20 @@ absl::Status CudaBackend::ComputeGradient(const StepWork& work) {
 }
 
 // Enqueues the copy of the reduced tail to the host and, for an update, its beginning.
-absl::Status CudaBackend::Publish(bool update) {
-  if (options_.reproducible) return PublishExact(update);
-  const cuda::PublishArguments arguments = {
-      .tail = tail().floats(),
-      .world_size = world_size_,
-      .poisoned = poisoned_.device(),
-      .published_tail = ring_->tail().floats(),
-      .published_intact = ring_->intact(),
-      .control = update ? control_.data() : nullptr,
-      .step = state_.step.data(),
-      .learning_rate = options_.optimizer.learning_rate,
-      .beta1 = options_.optimizer.beta1,
-      .beta2 = options_.optimizer.beta2,
-  };
-  RM_CUDA_RETURN_IF_ERROR(cuda::Publish(arguments, stream_.get()));
-  return absl::OkStatus();
-}
-
-absl::Status CudaBackend::PublishExact(bool update) {
-  const cuda::ExactPublishArguments arguments = {
-      .tail = tail().integers(),
-      .world_size = world_size_,
-      .poisoned = poisoned_.device(),
-      .published_tail = ring_->tail().integers(),
-      .published_intact = ring_->intact(),
-      .control = update ? exact_control_.data() : nullptr,
-      .step = state_.step.data(),
-      .learning_rate = options_.optimizer.learning_rate,
-      .beta1 = options_.optimizer.beta1,
-      .beta2 = options_.optimizer.beta2,
-      .epsilon = options_.optimizer.epsilon,
-  };
-  RM_CUDA_RETURN_IF_ERROR(cuda::ExactPublish(arguments, stream_.get()));
-  return absl::OkStatus();
-}
-
-absl::Status CudaBackend::UpdateExact() {
-  const cuda::ExactUpdateArguments arguments = {
-      .control = exact_control_.data(),
-      .count = num_parameters_,
-      .gradient = span_.integers(),
-      .parameters = state_.parameters.data(),
-      .first_moment = state_.first_moment.data(),
-      .second_moment = state_.second_moment.data(),
-      .learning_rate = options_.optimizer.learning_rate,
-  };
-  if (options_.optimizer.kind == OptimizerSpec::Kind::kSgd) {
-    return CudaStatus(cuda::ExactSgd(arguments, stream_.get()), "ExactSgd");
-  }
-  return CudaStatus(cuda::ExactAdam(arguments, stream_.get()), "ExactAdam");
-}
-
-absl::Status CudaBackend::Update() {
-  if (options_.reproducible) return UpdateExact();
-  const OptimizerSpec& spec = options_.optimizer;
-  if (spec.kind == OptimizerSpec::Kind::kSgd) {
-    return CudaStatus(cuda::Sgd(control_.data(), num_parameters_, span_.floats(),
-                                spec.learning_rate, state_.parameters.data(), stream_.get()),
-                      "Sgd");
-  }
-  const cuda::AdamArguments arguments = {
-      .control = control_.data(),
-      .count = num_parameters_,
-      .gradient = span_.floats(),
-      .parameters = state_.parameters.data(),
-      .first_moment = state_.first_moment.data(),
-      .second_moment = state_.second_moment.data(),
-      .one_minus_beta1 = static_cast<float>(1.0 - double{spec.beta1}),
-      .one_minus_beta2 = static_cast<float>(1.0 - double{spec.beta2}),
-      .epsilon = spec.epsilon,
-  };
-  return CudaStatus(cuda::Adam(arguments, stream_.get()), "Adam");
+absl::Status CudaBackend::Publish(DeviceState* state) {
+  return updater_->Publish({.tail = tail(),
+                            .world_size = world_size_,
+                            .poisoned = poisoned_.device(),
+                            .published = ring_->tail(),
+                            .intact = ring_->intact(),
+                            .state = state});
 }
 
 absl::Status CudaBackend::ApplyUpdate() {
   RM_RETURN_IF_ERROR(UseDevice());
   RM_RETURN_IF_ERROR(ring_->BeginUpdate());
-  RM_RETURN_IF_ERROR(Publish(/*update=*/true));
-  RM_RETURN_IF_ERROR(Update());
+  RM_RETURN_IF_ERROR(Publish(&state_));
+  RM_RETURN_IF_ERROR(updater_->Update(span_, &state_));
   return ring_->Publish(/*timed=*/true);
 }
 
@@ -472,7 +371,7 @@ absl::Status CudaBackend::ComputeEvaluation(PositionRange slice) {
 
 absl::Status CudaBackend::FinishEvaluation() {
   RM_RETURN_IF_ERROR(UseDevice());
-  RM_RETURN_IF_ERROR(Publish(/*update=*/false));
+  RM_RETURN_IF_ERROR(Publish(/*state=*/nullptr));
   return ring_->Publish(/*timed=*/false);
 }
 
@@ -490,7 +389,7 @@ absl::Status CudaBackend::TakeFinished() {
 
 absl::Status CudaBackend::Poisoned(uint32_t poison) const {
   const std::string place = absl::StrFormat("rank %d of %d", rank_, world_size_);
-  if (poison == cuda::kPoisonedByRange) return OutOfRangeError(place);
+  if (poison == kPoisonedByRange) return OutOfRangeError(place);
   return absl::AbortedError(
       absl::StrCat(place,
                    ": the backend was poisoned by an aborted all-reduce; the state is that of the "
@@ -506,7 +405,7 @@ absl::StatusOr<std::vector<ReducedRecord>> CudaBackend::Collect(bool all, absl::
     const uint32_t poisoned = poison();
     RM_RETURN_IF_ERROR(TakeFinished());
     // A caller who wants all must not wait for a record that will never come.
-    const bool is_final = finished_.empty() || (all && poisoned == cuda::kPoisonedByRange);
+    const bool is_final = finished_.empty() || (all && poisoned == kPoisonedByRange);
     if (poisoned != 0 && is_final) return Poisoned(poisoned);
     if (poisoned != 0 || ring_->outstanding() <= allowed) return std::exchange(finished_, {});
     if (absl::Now() > deadline) {

@@ -122,7 +122,7 @@ __global__ void PublishKernel(ExactPublishArguments a) {
   const StepRecord record = ReadRecord(a.tail);
   volatile uint32_t* const poisoned = a.poisoned;
   if (a.control != nullptr && record.out_of_range > 0 && *poisoned == 0) {
-    *poisoned = kPoisonedByRange;
+    *poisoned = a.poison;
   }
   const bool intact = *poisoned == 0;
   *a.published_intact = intact ? 1 : 0;

@@ -76,14 +76,13 @@ struct ExactControl {
   exact::AdamFactors factors;
 };
 
-// What is written to the poison by a step with a gradient out of range: no update after it applies.
-inline constexpr uint32_t kPoisonedByRange = 2;
-
-// As PublishArguments. An update whose record says that a gradient was out of range poisons.
+// As PublishArguments. An update whose record says that a gradient was out of range writes `poison`
+// to the poison, if there is none yet: neither it nor any update after it applies.
 struct ExactPublishArguments {
   const int64_t* tail;  // reduced
   int world_size;
   uint32_t* poisoned;  // mapped
+  uint32_t poison;
   int64_t* published_tail;
   uint32_t* published_intact;
   ExactControl* control;

@@ -179,14 +179,14 @@ TEST_F(ChaosTest, LetsAStoppedWorkerGoOnWhenToldToStop) {
 TEST_F(ChaosTest, KillsTheCoordinator) {
   const FakeCoordinator coordinator([this] { return status_; });
   EXPECT_EQ(Run(coordinator, "kill-coordinator:1,every:0.01"), (ExitStatus{0, 0})) << said_;
-  EXPECT_EQ(coordinator_process_.Wait(), (ExitStatus{0, SIGKILL}));
+  EXPECT_EQ(coordinator_process_.WaitFor(kPatience), (ExitStatus{0, SIGKILL}));
   EXPECT_EQ(Killed(), 0);
 }
 
 TEST_F(ChaosTest, KillsEverybodyAtOnce) {
   const FakeCoordinator coordinator([this] { return status_; });
   EXPECT_EQ(Run(coordinator, "kill-all:1,every:0.01"), (ExitStatus{0, 0})) << said_;
-  EXPECT_EQ(coordinator_process_.Wait(), (ExitStatus{0, SIGKILL}));
+  EXPECT_EQ(coordinator_process_.WaitFor(kPatience), (ExitStatus{0, SIGKILL}));
   EXPECT_TRUE(Until([this] { return Killed() == 3; }));
 }
 
@@ -205,7 +205,7 @@ TEST_F(ChaosTest, KillsTheSuccessorOfTheCoordinatorToo) {
   status_.set_coordinator_pid(first);
   const FakeCoordinator coordinator([this] { return status_; });
   EXPECT_EQ(Run(coordinator, "kill-replay:1,every:0.01"), (ExitStatus{0, 0})) << said_;
-  EXPECT_EQ(parent.Wait(), (ExitStatus{7, 0}));
+  EXPECT_EQ(parent.WaitFor(kPatience), (ExitStatus{7, 0})) << said_;
 }
 
 TEST_F(ChaosTest, WaitsForTheTraining) {

@@ -97,7 +97,7 @@ TEST(StepTailTest, WholeTailsHoldTheSameRecords) {
   EXPECT_EQ(sum.digest, 3 * busy.digest);  // modulo 2^64
   EXPECT_EQ(sum.loss_sum_quanta, 3 * busy.loss_sum_quanta);
   EXPECT_EQ(sum.out_of_range, 3u);
-  EXPECT_EQ(sum.flags[tail::kFlagStop], 3 * busy.flags[tail::kFlagStop]);
+  EXPECT_EQ(sum.flags[tail::kFlagRegroup], 3 * busy.flags[tail::kFlagRegroup]);
   EXPECT_EQ(tail::ToNanoseconds(12.5f), 12'500);
   EXPECT_EQ(tail::ToMicroseconds(12'500), 12.5f);
 }
@@ -118,6 +118,8 @@ TEST(StepTailTest, LossesAreRoundedToTheNearestQuantum) {
   EXPECT_EQ(tail::QuantizeLoss(0x1p-33f), 1u);  // half a quantum goes up
   EXPECT_EQ(tail::QuantizeLoss(0x1p-34f), 0u);
   EXPECT_EQ(tail::QuantizeLoss(0x1p30f), uint64_t{1} << 62);
+  EXPECT_EQ(tail::QuantizeLoss(0x1p31f), uint64_t{1} << 63);
+  EXPECT_EQ(tail::QuantizeLoss(1e38f), uint64_t{1} << 63);
 }
 
 TEST(StepTailTest, MeansOfNothingAreZero) {

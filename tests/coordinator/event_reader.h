@@ -9,8 +9,10 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "proto/tensorboard.pb.h"
@@ -62,6 +64,19 @@ inline std::vector<Event> ReadEvents(const std::string& path) {
   std::vector<Event> events;
   for (const std::string& record : ParseRecords(ReadBytes(path))) {
     EXPECT_TRUE(events.emplace_back().ParseFromString(record));
+  }
+  return events;
+}
+
+// The events of all files in `directory`, in the order in which TensorBoard reads them.
+inline std::vector<Event> ReadLives(const std::string& directory) {
+  std::set<std::string> files;
+  for (const auto& file : std::filesystem::directory_iterator(directory)) {
+    files.insert(file.path());
+  }
+  std::vector<Event> events;
+  for (const std::string& file : files) {
+    for (Event& event : ReadEvents(file)) events.push_back(std::move(event));
   }
   return events;
 }

@@ -19,6 +19,7 @@
 namespace ringmaster::tensorboard {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::EndsWith;
 using ::testing::HasSubstr;
 
@@ -120,8 +121,9 @@ TEST_F(EventWriterTest, WritesThoughTheClockWasSetBack) {
 }
 
 TEST_F(EventWriterTest, WallTimeIsAlwaysFinite) {
+  int64_t step = 0;
   for (const absl::Time time : {absl::InfiniteFuture(), absl::InfinitePast(), absl::Time()}) {
-    ASSERT_TRUE(writer_->Add(1, Scalar("a", 1), time).ok());
+    ASSERT_TRUE(writer_->Add(++step, Scalar("a", 1), time).ok());
   }
   ASSERT_TRUE(writer_->Close().ok());
   const std::vector<Event> events = Written();
@@ -150,12 +152,12 @@ TEST_F(EventWriterTest, DirectoryThatCannotBe) {
   EXPECT_THAT(std::string(writer.status().message()), HasSubstr("/file/train"));
 }
 
-// The kernel stops a file of this process at 300 bytes, in the middle of a record.
+// The kernel stops a file of this process at so many bytes: 300 are in the middle of a record.
 class FullDisk {
  public:
-  FullDisk() : handler_(signal(SIGXFSZ, SIG_IGN)) {
+  explicit FullDisk(rlim_t bytes = 300) : handler_(signal(SIGXFSZ, SIG_IGN)) {
     getrlimit(RLIMIT_FSIZE, &before_);
-    const rlimit full = {300, before_.rlim_max};
+    const rlimit full = {bytes, before_.rlim_max};
     setrlimit(RLIMIT_FSIZE, &full);
   }
   ~FullDisk() {
@@ -200,6 +202,160 @@ TEST_F(EventWriterTest, ADiskFullForLongDoesNotFillTheMemory) {
   }
   EXPECT_EQ(kept, 64) << status;
   EXPECT_FALSE(writer_->Close().ok());
+}
+
+// What several lives of a writer leave in one directory.
+class EventWriterLivesTest : public ::testing::Test {
+ protected:
+  // A life that starts `seconds` after kStart, adds the values first ... last of `a` and ends.
+  void Live(int seconds, int first, int last) {
+    Resume(seconds);
+    for (int step = first; step <= last; ++step) {
+      ASSERT_TRUE(writer_->Add(step, Scalar("a", step), kStart).ok());
+    }
+    writer_.reset();
+  }
+  void Resume(int seconds) {
+    auto writer = EventWriter::Resume(directory_.path(), {"box", 4242},
+                                      kStart + absl::Seconds(seconds), &note_);
+    ASSERT_TRUE(writer.ok()) << writer.status();
+    writer_ = *std::move(writer);
+    path_ = writer_->path();
+  }
+  void ExpectEachStepOnce(int last) const {
+    const std::vector<Point> points = Scalars(ReadLives(directory_.path()), "a");
+    ASSERT_EQ(points.size(), static_cast<size_t>(last));
+    for (int i = 0; i < last; ++i) EXPECT_EQ(points[i], (Point{i + 1, i + 1.0}));
+  }
+
+  TemporaryDirectory directory_;
+  std::unique_ptr<EventWriter> writer_;
+  std::string path_;  // of the last life
+  std::string note_;
+};
+
+TEST_F(EventWriterLivesTest, TheFirstIsAsEver) {
+  Live(0, 1, 3);
+  EXPECT_EQ(note_, "");
+  EXPECT_THAT(path_, EndsWith("/events.out.tfevents.1700000000.box.4242.0"));
+  const std::string resumed = ReadBytes(path_);
+  const TemporaryDirectory other;
+  auto writer = EventWriter::Create(other.path(), {"box", 4242}, kStart);
+  ASSERT_TRUE(writer.ok());
+  for (int step = 1; step <= 3; ++step) {
+    ASSERT_TRUE((*writer)->Add(step, Scalar("a", step), kStart).ok());
+  }
+  ASSERT_TRUE((*writer)->Close().ok());
+  EXPECT_EQ(resumed, ReadBytes((*writer)->path()));
+}
+
+TEST_F(EventWriterLivesTest, GoesOnInANewFile) {
+  Live(0, 1, 3);
+  const std::string former = ReadBytes(path_);
+  const std::string former_path = path_;
+  Live(60, 4, 5);
+  EXPECT_THAT(path_, EndsWith("/events.out.tfevents.1700000060.box.4242.0"));
+  EXPECT_EQ(ReadBytes(former_path), former);
+  ExpectEachStepOnce(5);
+  const std::vector<Event> events = ReadEvents(path_);
+  ASSERT_EQ(events.size(), 3u);
+  EXPECT_EQ(events[0].file_version(), "brain.Event:2");
+  EXPECT_TRUE(events[1].summary().value(0).has_metadata());
+  EXPECT_FALSE(events[2].summary().value(0).has_metadata());
+}
+
+TEST_F(EventWriterLivesTest, LaterFilesSortLaterWhateverTheClockSays) {
+  Live(0, 1, 1);
+  for (int life = 1; life <= 3; ++life) {
+    const std::string former = path_;
+    Live(-3600, life + 1, life + 1);
+    EXPECT_GT(path_, former);
+    EXPECT_THAT(path_, HasSubstr("tfevents." + std::to_string(1700000000 + life) + "."));
+  }
+  ExpectEachStepOnce(4);
+}
+
+TEST_F(EventWriterLivesTest, WhatIsThereIsDropped) {
+  Live(0, 1, 10);
+  Live(1, 4, 12);
+  Live(2, 1, 15);
+  ExpectEachStepOnce(15);
+}
+
+TEST_F(EventWriterLivesTest, StepsThatGoBackAreDropped) {
+  Resume(0);
+  for (const int step : {1, 2, 3, 2, 3, 4}) {
+    Summary summary = Scalar("a", step);
+    if (step == 2) *summary.add_value() = ScalarValue("b", step);
+    ASSERT_TRUE(writer_->Add(step, summary, kStart).ok());
+  }
+  ASSERT_TRUE(writer_->Close().ok());
+  ExpectEachStepOnce(4);
+  EXPECT_THAT(Scalars(ReadEvents(path_), "b"), ElementsAre(Point{2, 2}));
+  EXPECT_EQ(ReadEvents(path_).size(), 5u) << "an event without values";
+}
+
+TEST_F(EventWriterLivesTest, TagsCountByThemselves) {
+  Live(0, 1, 5);
+  Resume(1);
+  Summary summary = Scalar("a", 3);
+  *summary.add_value() = ScalarValue("b", 7);
+  ASSERT_TRUE(writer_->Add(3, summary, kStart).ok());
+  writer_.reset();
+  ExpectEachStepOnce(5);
+  EXPECT_THAT(Scalars(ReadLives(directory_.path()), "b"), ElementsAre(Point{3, 7}));
+}
+
+TEST_F(EventWriterLivesTest, ATornEndAtEveryByte) {
+  Live(0, 1, 3);
+  const std::string first = path_;
+  const std::string whole = ReadBytes(first);
+  for (size_t size = 0; size < whole.size(); ++size) {
+    std::ofstream(first, std::ios::binary | std::ios::trunc) << whole.substr(0, size);
+    Live(1, 1, 5);
+    ExpectEachStepOnce(5);
+    std::filesystem::remove(path_);
+  }
+}
+
+TEST_F(EventWriterLivesTest, ATornEndIsToldAndCutOff) {
+  Live(0, 1, 3);
+  const std::string whole = ReadBytes(path_);
+  const std::string torn = path_;
+  for (const std::string& end : {std::string("\3\0\0", 3), std::string(700, '\0')}) {
+    std::ofstream(torn, std::ios::binary | std::ios::trunc) << whole << end;
+    Live(1, 1, 5);
+    EXPECT_EQ(ReadBytes(torn), whole);
+    EXPECT_THAT(note_, HasSubstr(torn));
+    ExpectEachStepOnce(5);
+    std::filesystem::remove(path_);
+  }
+}
+
+TEST_F(EventWriterLivesTest, ADamagedFileIsLeftAndWhatItHidesIsLoggedAnew) {
+  Live(0, 1, 5);
+  std::string bytes = ReadBytes(path_);
+  const std::string damaged = path_;
+  bytes[bytes.size() - 40] ^= 1;  // in the last event
+  std::ofstream(damaged, std::ios::binary | std::ios::trunc) << bytes;
+  Live(1, 1, 6);
+  EXPECT_EQ(ReadBytes(damaged), bytes);
+  EXPECT_THAT(note_, HasSubstr(damaged + " is damaged at byte "));
+  EXPECT_THAT(Scalars(ReadEvents(path_), "a"), ElementsAre(Point{5, 5}, Point{6, 6}));
+}
+
+TEST_F(EventWriterLivesTest, AFullDiskIsNoErrorAndLosesNothing) {
+  Live(0, 1, 2);
+  {
+    FullDisk full(10);
+    Resume(1);
+    for (int step = 1; step <= 5; ++step) {
+      ASSERT_TRUE(writer_->Add(step, Scalar("a", step), kStart + absl::Seconds(1)).ok());
+    }
+    EXPECT_FALSE(writer_->Sync().ok());
+  }
+  ASSERT_TRUE(writer_->Close().ok());
+  ExpectEachStepOnce(5);
 }
 
 }  // namespace

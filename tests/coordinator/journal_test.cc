@@ -259,12 +259,28 @@ TEST_F(JournalTest, AFullDiskKeepsWhatIsPending) {
   EXPECT_THAT(entries_, ElementsAre("", "one", std::string(100, '2'), "three"));
 }
 
+// As when the sync after a rename fails: Open might take the new segment, so that an entry in the
+// former one could be lost.
+TEST_F(JournalTest, ARotationThatMayHaveHappenedIsPassedBy) {
+  ASSERT_EQ(Open(), absl::OkStatus());
+  Keep({"one"});
+  journal_->Append("two");
+  std::filesystem::create_directory(Segment(2));
+  EXPECT_FALSE(journal_->Rotate("one and two").ok());
+  EXPECT_TRUE(journal_->pending());
+  journal_->Append("three");
+  ASSERT_EQ(journal_->Commit(), absl::OkStatus());
+  EXPECT_TRUE(std::filesystem::exists(Segment(3)));
+  ASSERT_EQ(Open(), absl::OkStatus());
+  EXPECT_THAT(entries_, ElementsAre("", "one", "two", "three"));
+}
+
 // The state that a crash at any byte leaves, without anything but a file that is cut.
 TEST_F(JournalTest, EveryPrefixGivesAPrefix) {
   ASSERT_EQ(Open(), absl::OkStatus());
   ASSERT_EQ(journal_->Rotate(NumberedSnapshot(10)), absl::OkStatus());
   std::vector<uint64_t> ends = {journal_->size()};
-  for (uint64_t number = 11; number <= 13; ++number) {
+  for (uint64_t number = 11; number <= 12; ++number) {
     Keep({NumberedEntry(number)});
     ends.push_back(journal_->size());
   }

@@ -78,6 +78,22 @@ TEST_F(RunDirectoryTest, DirectoryInUseIsRefused) {
   EXPECT_EQ(CheckOutputs(settings_).code(), absl::StatusCode::kInvalidArgument);
 }
 
+// Only --resume auto goes on with what is there.
+TEST_F(RunDirectoryTest, DirectoryOfARun) {
+  settings_.run_dir = "mine";
+  fs::create_directories("mine/journal");
+  settings_.resume = "auto";
+  EXPECT_TRUE(CheckOutputs(settings_).ok());
+  EXPECT_EQ(Make(), "mine");
+  for (const char* resume : {"never", "some/checkpoint.safetensors"}) {
+    settings_.resume = resume;
+    const absl::Status status = CheckOutputs(settings_);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("mine holds a run"));
+    EXPECT_THAT(std::string(status.message()), HasSubstr(resume));
+  }
+}
+
 TEST_F(RunDirectoryTest, ReportMustBeWritable) {
   settings_.report = "report.json";
   EXPECT_TRUE(CheckOutputs(settings_).ok());

@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -219,6 +221,127 @@ TEST_F(RunLoggerTest, FlushMakesEverythingVisible) {
   EXPECT_THAT(Scalars(ReadRun(directory_.path() + "/tensorboard/train"), "batch_loss"), SizeIs(1));
   EXPECT_THAT(Scalars(ReadRun(directory_.path() + "/tensorboard/validation"), "epoch_loss"),
               SizeIs(1));
+}
+
+// Two epochs of 25 steps, on two ranks, whose every value differs.
+class RunLoggerLivesTest : public RunLoggerTest {
+ protected:
+  RunLoggerLivesTest() {
+    config_.set_num_train_samples(75);
+    config_.set_global_batch(3);
+    for (uint32_t epoch = 0; epoch < 2; ++epoch) {
+      for (uint32_t step = 0; step < 25; ++step) records_.push_back(Step(epoch, step, 1));
+      records_.push_back(Evaluation(epoch, {.loss_sum = 3.0 + epoch, .correct = 1, .samples = 4}));
+    }
+    const TemporaryDirectory directory;
+    auto logger = RunLogger::Create(directory.path(), config_, kStart);
+    EXPECT_TRUE(logger.ok()) << logger.status();
+    for (const GlobalRecord& record : records_) {
+      EXPECT_TRUE((*logger)->Record(record, kStart).ok());
+    }
+    EXPECT_TRUE((*logger)->Close().ok());
+    wanted_ = Curves(directory.path());
+  }
+
+  static GlobalRecord Step(uint32_t epoch, uint32_t step, double factor) {
+    const auto us = [&](float base) {
+      const bool known = epoch > 0 || step > 0;
+      return known ? static_cast<float>(factor) * (base + static_cast<float>(step * step)) : 0;
+    };
+    return TrainingStep(epoch, step,
+                        {.loss_sum = factor * (100.0 - step - 25.0 * epoch),
+                         .correct = step % 3,
+                         .samples = 3,
+                         .compute_us = {us(100), us(250)},
+                         .all_reduce_us = {us(300), us(150)}});
+  }
+
+  void Resume() {
+    logger_.reset();
+    std::string note;
+    auto logger = RunLogger::Resume(directory_.path(), config_, kStart, &note);
+    ASSERT_TRUE(logger.ok()) << logger.status();
+    logger_ = *std::move(logger);
+  }
+  void Play(size_t first, size_t end) {
+    for (size_t i = first; i < end; ++i) Record(records_[i]);
+  }
+  // Cuts the last `bytes` off the newest file of a run; all of it, if it has no more.
+  void Tear(const std::string& run, size_t bytes) {
+    std::set<std::string> files;
+    for (const auto& file : std::filesystem::directory_iterator(directory_.path() + run)) {
+      files.insert(file.path());
+    }
+    const size_t size = std::filesystem::file_size(*files.rbegin());
+    std::filesystem::resize_file(*files.rbegin(), size - std::min(size, bytes));
+  }
+
+  using CurveMap = std::map<std::string, std::vector<Point>>;
+  static CurveMap Curves(const std::string& run_dir) {
+    CurveMap curves;
+    for (const std::string run : {"/tensorboard/train", "/tensorboard/validation"}) {
+      const std::vector<Event> events = tensorboard::ReadLives(run_dir + run);
+      for (const std::string& tag : Tags(events)) {
+        if (tag != "config") curves[run + "/" + tag] = Scalars(events, tag);
+      }
+    }
+    return curves;
+  }
+
+  std::vector<GlobalRecord> records_;
+  CurveMap wanted_;
+};
+
+// After each record there is a crash, which tears a part off the end of both logs.
+TEST_F(RunLoggerLivesTest, ARunOfManyLives) {
+  Create();
+  for (size_t done = 1; done <= records_.size(); ++done) {
+    const size_t epoch_start = (done - 1) / 26 * 26;
+    Play(epoch_start, done);
+    logger_.reset();
+    Tear("/tensorboard/train", done * 7 % 230);
+    Tear("/tensorboard/validation", done * 7 % 230);
+    Resume();
+    Play(done > 26 ? 0 : epoch_start, done);  // from the journal
+  }
+  ASSERT_TRUE(logger_->Close().ok());
+  EXPECT_EQ(Curves(directory_.path()), wanted_);
+}
+
+// The second time a step is computed it has other times, and other digits.
+TEST_F(RunLoggerLivesTest, StepsComputedAgainAreLoggedOnce) {
+  Create();
+  Play(0, 40);
+  for (uint32_t step = 5; step < 14; ++step) Record(Step(1, step, 3));
+  Play(0, 3);
+  Play(30, records_.size());
+  ASSERT_TRUE(logger_->Close().ok());
+  EXPECT_EQ(Curves(directory_.path()), wanted_);
+}
+
+TEST_F(RunLoggerLivesTest, TheConfigurationIsLoggedOnce) {
+  Create();
+  for (int life = 0; life < 3; ++life) Resume();
+  ASSERT_TRUE(logger_->Close().ok());
+  int configs = 0;
+  for (const Event& event : tensorboard::ReadLives(directory_.path() + "/tensorboard/train")) {
+    for (const Summary::Value& value : event.summary().value()) configs += value.tag() == "config";
+  }
+  EXPECT_EQ(configs, 1);
+}
+
+TEST_F(RunLoggerLivesTest, ResumesWhereThereIsNothing) {
+  Resume();
+  Play(0, records_.size());
+  ASSERT_TRUE(logger_->Close().ok());
+  EXPECT_EQ(Curves(directory_.path()), wanted_);
+}
+
+TEST_F(RunLoggerLivesTest, SyncMakesEverythingVisible) {
+  Create();
+  Play(0, records_.size());
+  ASSERT_TRUE(logger_->Sync().ok());
+  EXPECT_EQ(Curves(directory_.path()), wanted_);
 }
 
 }  // namespace

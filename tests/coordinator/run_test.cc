@@ -1,173 +1,46 @@
-// The run with peers that only take notes, on a clock of the test's own.
+// A run without failures: from the first worker to the report, and what is refused.
 
 #include "coordinator/run.h"
 
 #include <signal.h>
 
-#include <cstdio>
 #include <filesystem>
-#include <optional>
 #include <string>
-#include <vector>
 
-#include "common/file.h"
 #include "common/weights.h"
-#include "gmock/gmock.h"
-#include "gtest/gtest.h"
-#include "nlohmann/json.hpp"
-#include "tests/coordinator/planned_records.h"
-#include "tests/coordinator/run_fixture.h"
-#include "tests/temporary_directory.h"
+#include "tests/coordinator/led_run.h"
 
 namespace ringmaster {
 namespace {
 
 using ::testing::HasSubstr;
 
-class FakePeer : public Peer {
- public:
-  void Send(CoordinatorMessage message) override { sent.push_back(std::move(message)); }
-  void ReadNext() override { ++reads; }
-  void Close(const absl::Status& status) override { closed = status; }
-
-  const CoordinatorMessage& last() const { return sent.back(); }
-
-  std::vector<CoordinatorMessage> sent;
-  std::optional<absl::Status> closed;
-  int reads = 0;
-};
-
-class RunTest : public ::testing::Test {
- protected:
-  ~RunTest() override {
-    if (out_ != nullptr) std::fclose(out_);
-  }
-
-  // A run of `workers` processes, all of one node; `joining` of them join.
-  void StartRun(uint32_t workers, uint32_t joining) {
-    run_.emplace(SmallRunOptions(static_cast<int>(workers)), now_);
-    RunOutputs::Options options;
-    options.run_dir = directory_.path();
-    options.report = directory_.File("copy.json");
-    options.config = SmallConfig();
-    options.model = ModelOf(SmallConfig());
-    options.out = out_ = std::tmpfile();
-    auto outputs = RunOutputs::Create(options, now_);
-    ASSERT_TRUE(outputs.ok()) << outputs.status();
-    run_->Begin(*std::move(outputs));
-    for (uint32_t i = 0; i < joining; ++i) {
-      peers_.push_back(std::make_shared<FakePeer>());
-      run_->OnMessage(peers_[i], HelloMessage(i, workers));
-      Advance();
-    }
-  }
-
-  void Train() {
-    StartRun(2, 2);
-    ASSERT_EQ(run_->status().phase(), RunStatus::TRAINING);
-  }
-
-  std::optional<int> Advance(absl::Duration time = absl::ZeroDuration()) {
-    now_ += time;
-    exit_code_ = run_->Advance(now_);
-    return exit_code_;
-  }
-
-  WorkerMessage Message(uint64_t generation = 1) const {
-    WorkerMessage message;
-    message.set_run_id("run-1");
-    message.set_generation(generation);
-    return message;
-  }
-
-  void SendRecords(size_t first, size_t end, size_t from_peer = 0) {
-    WorkerMessage message = Message();
-    for (size_t i = first; i < end; ++i) *message.mutable_records()->add_records() = records_[i];
-    run_->OnMessage(peers_[from_peer], message);
-    Advance();
-  }
-
-  absl::Status SendState(uint32_t epoch, Position::Phase phase, const TrainState& state,
-                         uint64_t generation = 1) {
-    auto stored = std::make_shared<StoredState>();
-    stored->generation = generation;
-    stored->position.set_epoch(epoch);
-    stored->position.set_phase(phase);
-    stored->state = state;
-    stored->digest = StateSha256(state);
-    absl::Status result = absl::UnknownError("no reply");
-    run_->OnState(stored, [&result](const absl::Status& status) { result = status; });
-    Advance();
-    return result;
-  }
-
-  void SendFinished(size_t peer, const TrainState& state) {
-    WorkerMessage message = Message();
-    message.mutable_finished()->set_state_digest(StateSha256(state));
-    run_->OnMessage(peers_[peer], message);
-    Advance();
-  }
-
-  void ExpectClosed(size_t peer, absl::StatusCode code, const std::string& message) {
-    ASSERT_TRUE(peers_[peer]->closed.has_value());
-    EXPECT_EQ(peers_[peer]->closed->code(), code);
-    EXPECT_THAT(std::string(peers_[peer]->closed->message()), HasSubstr(message));
-  }
-
-  void ExpectFailed(const std::string& reason) {
-    EXPECT_EQ(run_->status().phase(), RunStatus::FAILED);
-    EXPECT_THAT(run_->status().reason(), HasSubstr(reason));
-    const auto report = Report("report.json");
-    EXPECT_EQ(report["outcome"], "failed");
-    EXPECT_THAT(report["reason"].get<std::string>(), HasSubstr(reason));
-    EXPECT_EQ(Advance(absl::Seconds(2)), 1);
-  }
-
-  nlohmann::json Report(const std::string& name) const {
-    const auto bytes = ReadFile(directory_.File(name));
-    EXPECT_TRUE(bytes.ok()) << bytes.status();
-    return nlohmann::json::parse(bytes.ok() ? *bytes : "{}");
-  }
-
-  std::string Out() {
-    std::rewind(out_);
-    std::string text(10000, '\0');
-    text.resize(std::fread(text.data(), 1, text.size(), out_));
-    return text;
-  }
-
-  const TemporaryDirectory directory_;
-  FILE* out_ = nullptr;
-  absl::Time now_ = absl::FromUnixSeconds(1700000000);
-  std::optional<ringmaster::Run> run_;  // Test has a Run of its own
-  std::vector<std::shared_ptr<FakePeer>> peers_;
-  std::optional<int> exit_code_;
-  // Two training steps and an evaluation an epoch.
-  const std::vector<GlobalRecord> records_ = PlannedRecords(SmallConfig(), 2);
-};
-
 TEST_F(RunTest, WelcomeThenAssignment) {
-  StartRun(2, 1);
+  StartRun({2, 2});
+  Enter(0);
   ASSERT_EQ(peers_[0]->sent.size(), 1u);
   EXPECT_EQ(peers_[0]->sent[0].run_id(), "run-1");
   const Welcome& welcome = peers_[0]->sent[0].welcome();
   EXPECT_EQ(welcome.coordinator_incarnation(), 42u);
   EXPECT_EQ(welcome.heartbeat_interval_ms(), 500u);
   EXPECT_EQ(welcome.config().SerializeAsString(), SmallConfig().SerializeAsString());
-  EXPECT_EQ(peers_[0]->reads, 1);
+  EXPECT_FALSE(welcome.recognised());
+  EXPECT_EQ(welcome.checkpoint_every_seconds(), 30);
+  EXPECT_EQ(peers_[0]->reads, 2);  // hello and standing
   EXPECT_EQ(run_->status().phase(), RunStatus::WAITING);
   EXPECT_EQ(run_->status().generation(), 0u);
 
-  peers_.push_back(std::make_shared<FakePeer>());
-  run_->OnMessage(peers_[1], HelloMessage(1, 2));
-  Advance();
+  Enter(1);
   for (uint32_t rank = 0; rank < 2; ++rank) {
     EXPECT_EQ(peers_[rank]->last().generation(), 1u);
-    const Assignment& assignment = peers_[rank]->last().assignment();
+    ASSERT_TRUE(peers_[rank]->last().has_assignment());
+    const Assignment& assignment = peers_[rank]->assignment();
     EXPECT_EQ(assignment.rank(), rank);
     EXPECT_EQ(assignment.world_size(), 2u);
     EXPECT_EQ(assignment.device(), CPU);
     EXPECT_TRUE(assignment.state_digest().empty());
+    EXPECT_FALSE(assignment.hand_in_state());
+    EXPECT_EQ(assignment.records_received(), 0u);
     ASSERT_EQ(assignment.members_size(), 2);
     EXPECT_EQ(assignment.members(1).pid(), 1001);
   }
@@ -177,14 +50,16 @@ TEST_F(RunTest, WelcomeThenAssignment) {
 TEST_F(RunTest, WholeRun) {
   Train();
   SendRecords(0, 2);
-  EXPECT_EQ(peers_[0]->last().ack().records_received(), 2u);
+  EXPECT_EQ(peers_[0]->acknowledged(), 2u);
   EXPECT_EQ(run_->status().samples_committed(), 3u);
   SendRecords(2, 3);
-  EXPECT_EQ(SendState(1, Position::TRAIN, SmallState(2)), absl::OkStatus());
+  EXPECT_EQ(SendState(1, 3), absl::OkStatus());
+  EXPECT_FALSE(writer_->jobs[0].required);
   SendRecords(3, 6);
-  EXPECT_EQ(peers_[0]->last().ack().records_received(), 6u);
+  EXPECT_EQ(peers_[0]->acknowledged(), 6u);
+  EXPECT_EQ(SendState(1, 6), absl::OkStatus());
+  EXPECT_TRUE(writer_->jobs[1].required);
   const TrainState last = SmallState(4);
-  EXPECT_EQ(SendState(2, Position::DONE, last), absl::OkStatus());
   SendFinished(0, last);
   EXPECT_FALSE(peers_[0]->last().has_end());
   SendFinished(1, last);
@@ -195,12 +70,12 @@ TEST_F(RunTest, WholeRun) {
   EXPECT_EQ(run_->status().phase(), RunStatus::FINISHED);
 
   EXPECT_EQ(exit_code_, std::nullopt);  // until both have heard
-  run_->OnClosed(peers_[0]);
-  EXPECT_EQ(Advance(), std::nullopt);
-  run_->OnClosed(peers_[1]);
-  EXPECT_EQ(Advance(), 0);
+  Close(0);
+  EXPECT_EQ(exit_code_, std::nullopt);
+  Close(1);
+  EXPECT_EQ(exit_code_, 0);
 
-  const auto weights = LoadWeights(directory_.File("weights.safetensors"));
+  const auto weights = LoadWeights(run_dir_ + "/weights.safetensors");
   ASSERT_TRUE(weights.ok()) << weights.status();
   EXPECT_EQ(weights->parameters, last.parameters);
   for (const char* name : {"report.json", "copy.json"}) {
@@ -216,115 +91,187 @@ TEST_F(RunTest, WholeRun) {
     EXPECT_EQ(report["weights_sha256"], WeightsSha256(last.parameters));
   }
   EXPECT_THAT(Out(), HasSubstr("6 of 6 samples"));
-  EXPECT_TRUE(std::filesystem::exists(directory_.File("config.json")));
-  EXPECT_TRUE(std::filesystem::exists(directory_.File("tensorboard/train")));
+  EXPECT_TRUE(std::filesystem::exists(run_dir_ + "/config.json"));
+  EXPECT_TRUE(std::filesystem::exists(run_dir_ + "/tensorboard/train"));
+  EXPECT_EQ(run_->state().ended()->outcome(), RunEnded::SUCCESS);
 }
+
+TEST_F(RunTest, EveryRankHearsWhatItMayForget) {
+  Train();
+  After(absl::Seconds(1));
+  SendRecords(0, 1);
+  EXPECT_EQ(peers_[0]->acknowledged(), 1u);
+  EXPECT_EQ(peers_[1]->acknowledged(), 1u);
+  SendRecords(1, 2);
+  EXPECT_EQ(peers_[0]->acknowledged(), 2u);  // the sender at once
+  EXPECT_EQ(peers_[1]->acknowledged(), 1u);
+  After(absl::Milliseconds(500));
+  EXPECT_EQ(peers_[1]->acknowledged(), 2u);
+}
+
+TEST_F(RunTest, DuplicateRecordsArePassedOver) {
+  Train();
+  SendRecords(0, 2);
+  SendRecords(0, 3);
+  EXPECT_EQ(peers_[0]->acknowledged(), 3u);
+  EXPECT_EQ(run_->status().samples_committed(), 3u);
+  EXPECT_EQ(run_->status().phase(), RunStatus::TRAINING);
+}
+
+TEST_F(RunTest, LateWorkerHearsThatTheRunIsOver) {
+  Train();
+  SendRecords(0, 6);
+  EXPECT_TRUE(SendState(1, 6).ok());
+  for (const size_t peer : {0, 1}) SendFinished(peer, SmallState(4));
+  const size_t late = Greet(HelloMessage(0, 1));
+  ASSERT_TRUE(peers_[late]->last().has_end());
+  EXPECT_EQ(peers_[late]->last().end().exit_code(), 0);
+  EXPECT_FALSE(peers_[late]->closed.has_value());
+}
+
+// ---------------------------------------------------------------- ends that are failures
 
 TEST_F(RunTest, AuditFailureEndsTheRunForAll) {
   Train();
   WorkerMessage message = Message();
-  GlobalRecord record = records_[0];
-  record.set_samples(1);
-  *message.mutable_records()->add_records() = record;
-  run_->OnMessage(peers_[0], message);
-  Advance();
+  *message.mutable_records()->add_records() = records_[0];
+  *message.mutable_records()->add_records() = records_[1];
+  message.mutable_records()->mutable_records(1)->set_samples(2);
+  Say(0, message);
   for (const auto& peer : peers_) {
     EXPECT_EQ(peer->last().end().exit_code(), 1);
     EXPECT_THAT(peer->last().end().reason(),
-                HasSubstr("epoch 0, step 0: the ranks gathered 1 samples instead of 2"));
+                HasSubstr("epoch 0, step 1: the ranks gathered 2 samples instead of 1"));
   }
-  ExpectFailed("the audit failed: epoch 0, step 0");
-  EXPECT_FALSE(std::filesystem::exists(directory_.File("weights.safetensors")));
+  ExpectFailed("the audit failed: epoch 0, step 1");
+  EXPECT_FALSE(std::filesystem::exists(run_dir_ + "/weights.safetensors"));
+  Restart();
+  EXPECT_EQ(run_->state().ledger().size(), 1u);  // what was right is kept
 }
 
-TEST_F(RunTest, LostWorkerEndsTheRunForAll) {
-  Train();
-  run_->OnClosed(peers_[1]);
-  Advance();
-  EXPECT_THAT(peers_[0]->last().end().reason(), HasSubstr("rank 1 of 2 (host a, pid 1001)"));
-  ExpectFailed("rank 1 of 2 (host a, pid 1001) was lost");
-}
-
-TEST_F(RunTest, FailureComesBeforeTheStreamsEnd) {
-  Train();
-  WorkerMessage message = Message();
-  message.mutable_failure()->set_message("out of memory");
-  run_->OnMessage(peers_[1], message);
-  run_->OnClosed(peers_[1]);
-  Advance();
-  ExpectFailed("rank 1 of 2 (host a, pid 1001): out of memory");
-}
-
-TEST_F(RunTest, FinishedWithoutAllRecords) {
+TEST_F(RunTest, EndWaitsForTheLastRecords) {
   Train();
   SendRecords(0, 5);
-  SendFinished(0, SmallState(4));
-  SendFinished(1, SmallState(4));
-  ExpectFailed("only 5 records came, and 6 of 6 samples");
-}
-
-TEST_F(RunTest, FinishedWithoutTheFinalState) {
-  Train();
-  SendRecords(0, 6);
-  SendFinished(0, SmallState(4));
-  SendFinished(1, SmallState(4));
-  ExpectFailed("the final state did not come");
+  EXPECT_TRUE(SendState(1, 6).ok());  // waits for them
+  for (const size_t peer : {0, 1}) SendFinished(peer, SmallState(4));
+  EXPECT_EQ(run_->status().phase(), RunStatus::TRAINING);
+  SendRecords(5, 6);
+  EXPECT_EQ(run_->status().phase(), RunStatus::FINISHED);
 }
 
 TEST_F(RunTest, FinishedWithAnotherStateThanHandedIn) {
   Train();
   SendRecords(0, 6);
-  EXPECT_TRUE(SendState(2, Position::DONE, SmallState(4)).ok());
+  EXPECT_TRUE(SendState(1, 6).ok());
   SendFinished(0, SmallState(5));
-  SendFinished(1, SmallState(5));
   ExpectFailed("but handed in");
 }
 
 TEST_F(RunTest, WeightsThatCannotBeSavedAreAFailure) {
   Train();
   SendRecords(0, 6);
-  EXPECT_TRUE(SendState(2, Position::DONE, SmallState(4)).ok());
-  std::filesystem::create_directories(directory_.File("weights.safetensors/in-the-way"));
-  SendFinished(0, SmallState(4));
-  SendFinished(1, SmallState(4));
+  EXPECT_TRUE(SendState(1, 6).ok());
+  std::filesystem::create_directories(run_dir_ + "/weights.safetensors/in-the-way");
+  for (const size_t peer : {0, 1}) SendFinished(peer, SmallState(4));
   EXPECT_EQ(peers_[0]->last().end().exit_code(), 1);
   ExpectFailed("weights.safetensors");
 }
 
-TEST_F(RunTest, StateWhereNoneIsDue) {
+TEST_F(RunTest, JoinTimeout) {
+  StartRun({2, 2});
+  Advance(absl::Seconds(600));
+  ExpectFailed("waited 10m for 2 workers: nobody is here");
+}
+
+TEST_F(RunTest, RanksThatHoldDifferentStatesOfOnePosition) {
   Train();
   SendRecords(0, 2);
-  EXPECT_EQ(SendState(1, Position::TRAIN, SmallState(2)).code(),
-            absl::StatusCode::kInvalidArgument);
+  Stand(0, 1, 1, 2, 2);
+  WorkerMessage message = Message();
+  message.mutable_standing()->set_generation(1);
+  *message.mutable_standing()->mutable_position() = StoredAt(1, 2)->position;
+  message.mutable_standing()->set_state_digest("other");
+  Say(1, message);
+  ExpectFailed("two states of evaluation after epoch 0 differ");
+}
+
+// ---------------------------------------------------------------- states
+
+TEST_F(RunTest, StateThatComesBeforeItsRecordsWaits) {
+  Train();
+  SendRecords(0, 2);
+  EXPECT_TRUE(SendState(1, 3).ok());
+  EXPECT_TRUE(writer_->jobs.empty());
   SendRecords(2, 3);
-  EXPECT_EQ(SendState(2, Position::DONE, SmallState(2)).code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(SendState(1, Position::TRAIN, SmallState(2), 2).code(),
-            absl::StatusCode::kFailedPrecondition);
+  ASSERT_EQ(writer_->jobs.size(), 1u);
+  EXPECT_EQ(writer_->jobs[0].state->digest, StoredAt(1, 3)->digest);
+}
+
+TEST_F(RunTest, CheckpointIsRegisteredWhenItIsOnTheDisk) {
+  Train();
+  SendRecords(0, 3);
+  EXPECT_TRUE(SendState(1, 2).ok());
+  EXPECT_TRUE(SendState(1, 3).ok());
+  EXPECT_EQ(run_->state().ledger().committed(), 0u);
+  Written(0, absl::CancelledError("superseded"));
+  EXPECT_EQ(run_->state().ledger().committed(), 0u);
+  Written(1);
+  EXPECT_EQ(run_->state().ledger().committed(), 3u);
+}
+
+TEST_F(RunTest, CheckpointThatCannotBeWrittenDoesNotStopTraining) {
+  Train();
+  SendRecords(0, 2);
+  EXPECT_TRUE(SendState(1, 2).ok());
+  Written(0, absl::ResourceExhaustedError("the disk is full"));
+  EXPECT_EQ(run_->state().ledger().committed(), 0u);
+  SendRecords(2, 3);
+  EXPECT_EQ(peers_[0]->acknowledged(), 3u);
+}
+
+TEST_F(RunTest, StatesThatAreRefused) {
+  Train();
+  SendRecords(0, 3);
+  EXPECT_EQ(SendState(2, 3).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(SendState(0, 3).code(), absl::StatusCode::kFailedPrecondition);
+  auto nowhere = std::make_shared<StoredState>(*StoredAt(1, 3));
+  nowhere->position.set_epoch(2);
+  absl::Status result;
+  run_->OnState(nowhere, [&result](const absl::Status& status) { result = status; });
+  Advance();
+  EXPECT_EQ(result.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(run_->states().newest(), nullptr);
-  EXPECT_TRUE(SendState(1, Position::TRAIN, SmallState(2)).ok());
+  EXPECT_TRUE(SendState(1, 3).ok());
   EXPECT_NE(run_->states().newest(), nullptr);
 }
 
+// ---------------------------------------------------------------- what is refused
+
 TEST_F(RunTest, FirstMessageMustBeAHello) {
-  StartRun(2, 0);
-  peers_.push_back(std::make_shared<FakePeer>());
+  StartRun({2, 2});
   WorkerMessage message;
   message.mutable_heartbeat();
-  run_->OnMessage(peers_[0], message);
-  Advance();
+  Greet(message);
   ExpectClosed(0, absl::StatusCode::kInvalidArgument, "not a hello");
   EXPECT_EQ(peers_[0]->reads, 0);
 }
 
 TEST_F(RunTest, HelloOfAnotherRun) {
-  StartRun(2, 0);
-  peers_.push_back(std::make_shared<FakePeer>());
+  StartRun({2, 2});
   WorkerMessage message = HelloMessage(0, 2);
   message.set_run_id("run-0");
-  run_->OnMessage(peers_[0], message);
-  Advance();
+  Greet(message);
   ExpectClosed(0, absl::StatusCode::kFailedPrecondition, "this is run run-1, not run-0");
   EXPECT_EQ(run_->status().phase(), RunStatus::WAITING);
+}
+
+TEST_F(RunTest, MessageOfAnotherRun) {
+  Train();
+  WorkerMessage message = Message();
+  message.set_run_id("run-0");
+  message.mutable_heartbeat();
+  Say(1, message);
+  ExpectClosed(1, absl::StatusCode::kFailedPrecondition, "the message is of run run-0");
 }
 
 TEST_F(RunTest, SecondHello) {
@@ -332,26 +279,30 @@ TEST_F(RunTest, SecondHello) {
   WorkerMessage message = HelloMessage(1, 2);
   message.set_run_id("run-1");
   message.set_generation(1);
-  run_->OnMessage(peers_[1], message);
-  Advance();
+  Say(1, message);
   ExpectClosed(1, absl::StatusCode::kFailedPrecondition, "second hello");
-  ExpectFailed("rank 1 of 2 (host a, pid 1001) was put out: a second hello");
+  After(absl::Milliseconds(100));
+  EXPECT_THAT(run_->status().reason(),
+              HasSubstr("rank 1 of 2 (host a, pid 1001) was put out: a second hello"));
 }
 
 TEST_F(RunTest, MessageWithoutAKind) {
   Train();
-  run_->OnMessage(peers_[1], Message());
-  Advance();
+  Say(1, Message());
   ExpectClosed(1, absl::StatusCode::kInvalidArgument, "kind");
 }
 
-TEST_F(RunTest, MessageOfAnotherGeneration) {
+TEST_F(RunTest, RecordsOfAnotherGeneration) {
   Train();
-  WorkerMessage message = Message(7);
-  message.mutable_heartbeat();
-  run_->OnMessage(peers_[1], message);
-  Advance();
-  ExpectClosed(1, absl::StatusCode::kFailedPrecondition, "generation 7; the current one is 1");
+  SendRecords(0, 1, 0, 7);
+  ExpectClosed(0, absl::StatusCode::kAborted, "generation 7; the current one is 1");
+  EXPECT_EQ(run_->status().samples_committed(), 0u);
+}
+
+TEST_F(RunTest, FinishedOfAnotherGeneration) {
+  Train();
+  SendFinished(0, SmallState(4), 2);
+  ExpectClosed(0, absl::StatusCode::kAborted, "generation 2");
 }
 
 // Heartbeats that were under way when the generation was formed.
@@ -359,73 +310,133 @@ TEST_F(RunTest, HeartbeatFromBeforeTheAssignment) {
   Train();
   WorkerMessage message = Message(0);
   message.mutable_heartbeat();
-  run_->OnMessage(peers_[1], message);
-  Advance();
+  Say(1, message);
   EXPECT_FALSE(peers_[1]->closed.has_value());
-  EXPECT_EQ(peers_[1]->reads, 2);
+  EXPECT_EQ(peers_[1]->reads, 3);
+}
+
+// A standing that crossed the assignment on its way: the process will do as that says.
+TEST_F(RunTest, StandingFromBeforeTheAssignment) {
+  Train();
+  Stand(1, 0, 0, 0, 0);
+  After(absl::Seconds(1));
+  EXPECT_EQ(run_->status().phase(), RunStatus::TRAINING);
+  EXPECT_EQ(run_->status().generation(), 1u);
+}
+
+TEST_F(RunTest, StandingAtNoPlaceOfTheTimeline) {
+  Train();
+  WorkerMessage message = Message();
+  message.mutable_standing()->mutable_position()->set_epoch(9);
+  Say(1, message);
+  ExpectClosed(1, absl::StatusCode::kInvalidArgument, "position epoch 9");
 }
 
 TEST_F(RunTest, RecordsOfAnotherRankThanTheFirst) {
   Train();
   SendRecords(0, 1, 1);
   ExpectClosed(1, absl::StatusCode::kInvalidArgument, "rank 0 only");
+  EXPECT_EQ(run_->status().samples_committed(), 0u);
 }
 
 TEST_F(RunTest, LateComerIsRefusedAndTrainingGoesOn) {
   Train();
-  peers_.push_back(std::make_shared<FakePeer>());
   WorkerMessage message = HelloMessage(0, 1);
   message.mutable_hello()->set_node_id("b-1");
-  run_->OnMessage(peers_[2], message);
-  Advance();
-  ExpectClosed(2, absl::StatusCode::kResourceExhausted, "has all its members");
-  run_->OnClosed(peers_[2]);
-  Advance();
+  Greet(message);
+  ExpectClosed(2, absl::StatusCode::kResourceExhausted, "the run takes 1 to 2 workers");
+  Close(2);
   EXPECT_EQ(run_->status().phase(), RunStatus::TRAINING);
 }
 
-TEST_F(RunTest, SilentWhileWaitingIsToldToComeAgain) {
-  StartRun(2, 1);
-  for (int i = 0; i < 35; ++i) Advance(absl::Milliseconds(100));
-  ExpectClosed(0, absl::StatusCode::kUnavailable, "join again");
+TEST_F(RunTest, SilentWhileWaitingIsToldToJoinAnew) {
+  StartRun({2, 2});
+  Enter(0);
+  for (int i = 0; i < 31; ++i) Advance(absl::Milliseconds(100));
+  ExpectClosed(0, absl::StatusCode::kAborted, "put out: no heartbeat came");
   EXPECT_EQ(run_->status().phase(), RunStatus::WAITING);
 }
 
-TEST_F(RunTest, JoinTimeout) {
-  StartRun(2, 0);
-  Advance(absl::Seconds(600));
-  ExpectFailed("waited 10m for 2 workers: nobody is here");
-}
+// ---------------------------------------------------------------- interruption
 
-TEST_F(RunTest, Stop) {
+TEST_F(RunTest, InterruptionStopsAtAnAgreedStepWithItsStateOnTheDisk) {
   Train();
   SendRecords(0, 1);
   run_->Stop(SIGINT);
-  EXPECT_EQ(Advance(), std::nullopt);
-  EXPECT_THAT(peers_[1]->last().end().reason(), HasSubstr("stopped by SIGINT"));
-  EXPECT_EQ(peers_[1]->last().end().exit_code(), 1);
-  EXPECT_EQ(Report("report.json")["outcome"], "interrupted");
-  EXPECT_EQ(Report("report.json")["samples_committed"], 2);
+  Advance();
+  ASSERT_TRUE(peers_[0]->last().has_regroup());
+  EXPECT_EQ(peers_[1]->Count(CoordinatorMessage::kRegroup), 0);
+  SendRecords(1, 2);
+  EXPECT_TRUE(SendState(1, 2).ok());
+  Stand(0, 1, 1, 2, 2);
+  Stand(1, 1, 1, 2, 0);
+  After(absl::Seconds(1));
+  EXPECT_FALSE(peers_[0]->last().has_end());  // until it is on the disk
+  EXPECT_EQ(run_->status().generation(), 1u);
+  Written(0);
+  for (const auto& peer : peers_) {
+    ASSERT_TRUE(peer->last().has_end());
+    EXPECT_EQ(peer->last().end().exit_code(), 1);
+  }
+  EXPECT_EQ(Report()["outcome"], "interrupted");
+  EXPECT_EQ(Report()["reason"],
+            "the run was stopped by SIGINT at evaluation after epoch 0; it can be gone on with "
+            "from evaluation after epoch 0");
+  EXPECT_EQ(Report()["samples_committed"], 3);
+  EXPECT_EQ(Report()["failures_survived"], 0);
+  EXPECT_EQ(exit_code_, std::nullopt);
   EXPECT_EQ(Advance(absl::Milliseconds(1500)), 130);  // nobody closed its stream
+
+  // And is gone on with.
+  Restart(StoredAt(1, 2));
+  EXPECT_FALSE(run_->state().ended().has_value());
+  Enter(0);
+  Enter(1);
+  After(absl::Milliseconds(500));
+  EXPECT_EQ(run_->status().generation(), 2u);
+  EXPECT_EQ(peers_[1]->assignment().state_digest(), StoredAt(1, 2)->digest);
+  EXPECT_EQ(peers_[0]->assignment().records_received(), 2u);
+}
+
+TEST_F(RunTest, InterruptionDoesNotWaitForEver) {
+  Train();
+  run_->Stop(SIGTERM);
+  After(absl::Milliseconds(3950));
+  EXPECT_FALSE(peers_[0]->last().has_end());
+  After(absl::Milliseconds(50));
+  EXPECT_THAT(peers_[0]->last().end().reason(), HasSubstr("stopped by SIGTERM"));
+  EXPECT_THAT(peers_[0]->last().end().reason(), HasSubstr("from the beginning"));
+}
+
+TEST_F(RunTest, SecondInterruptionDoesNotWait) {
+  Train();
+  run_->Stop(SIGINT);
+  Advance();
+  run_->Stop(SIGINT);
+  Advance();
+  EXPECT_TRUE(peers_[1]->last().has_end());
 }
 
 TEST_F(RunTest, StopBeforeAnybodyCame) {
-  StartRun(2, 0);
+  StartRun({2, 2});
   run_->Stop(SIGTERM);
   EXPECT_EQ(Advance(), 143);
 }
 
+// ---------------------------------------------------------------- keys, checks, outputs
+
 TEST_F(RunTest, KeysLiveInTheGeneration) {
-  StartRun(2, 1);
+  StartRun({2, 2});
+  Enter(0);
   EXPECT_EQ(run_->keys().Set(1, "k", "v").code(), absl::StatusCode::kFailedPrecondition);
-  peers_.push_back(std::make_shared<FakePeer>());
-  run_->OnMessage(peers_[1], HelloMessage(1, 2));
-  Advance();
+  Enter(1);
   EXPECT_TRUE(run_->keys().Set(1, "k", "v").ok());
   absl::Status waited;
   run_->keys().Get(
       1, "l", [&waited](const absl::StatusOr<std::string>& value) { waited = value.status(); });
   run_->Stop(SIGTERM);
+  run_->Stop(SIGTERM);
+  Advance();
   EXPECT_EQ(waited.code(), absl::StatusCode::kFailedPrecondition);
 }
 

@@ -108,19 +108,43 @@ TEST_F(StateAssemblerTest, StepIsPartOfTheDigest) {
   ExpectRefused(absl::StatusCode::kDataLoss, "damaged");
 }
 
-TEST(StateStoreTest, KeepsTheNewest) {
+StoredStatePtr OfStep(uint64_t step) {
+  auto stored = std::make_shared<StoredState>();
+  stored->state.step = step;
+  stored->digest = StateSha256(stored->state);
+  return stored;
+}
+
+TEST(StateStoreTest, KeepsTheLastTwo) {
   StateStore store;
   EXPECT_EQ(store.newest(), nullptr);
-  const StoredStatePtr first = MakeState(1);
-  const StoredStatePtr second = MakeState(2);
-  const StoredStatePtr done = MakeState(2, Position::DONE);
-  store.Put(second);
+  const StoredStatePtr first = OfStep(1);
+  const StoredStatePtr second = OfStep(2);
+  const StoredStatePtr third = OfStep(3);
+  EXPECT_EQ(store.Find(first->digest), nullptr);
   store.Put(first);
-  EXPECT_EQ(store.newest(), second);
-  store.Put(done);
-  EXPECT_EQ(store.newest(), done);
+  EXPECT_EQ(store.newest(), first);
   store.Put(second);
-  EXPECT_EQ(store.newest(), done);
+  EXPECT_EQ(store.Find(first->digest), first);
+  EXPECT_EQ(store.Find(second->digest), second);
+  store.Put(third);
+  EXPECT_EQ(store.Find(first->digest), nullptr);
+  EXPECT_EQ(store.Find(second->digest), second);
+  EXPECT_EQ(store.newest(), third);
+}
+
+// The same twice does not push out the other.
+TEST(StateStoreTest, OneThatComesAgain) {
+  StateStore store;
+  const StoredStatePtr first = OfStep(1);
+  const StoredStatePtr second = OfStep(2);
+  store.Put(first);
+  store.Put(second);
+  store.Put(OfStep(2));
+  EXPECT_EQ(store.Find(first->digest), first);
+  store.Put(first);
+  EXPECT_EQ(store.newest(), first);
+  EXPECT_NE(store.Find(second->digest), nullptr);
 }
 
 }  // namespace

@@ -119,6 +119,32 @@ TEST_F(CudaBackendTest, APoisonStopsTheStepsThatItOvertakes) {
   EXPECT_EQ(*healthy->GetState(), *state);
 }
 
+// The first update throws the weights far out; the second step finds a gradient out of range when
+// three more are enqueued already.
+TEST_F(CudaBackendTest, AGradientOutOfRangeStopsTheStepsThatAreInFlight) {
+  BackendOptions options = options_;
+  options.reproducible = true;
+  options.plan.granularity = SliceGranularity(true);
+  options.optimizer.kind = OptimizerSpec::Kind::kSgd;
+  options.optimizer.learning_rate = 1e20f;
+  auto created = CreateCudaBackend(options, dataset_);
+  ASSERT_EQ(created.status(), absl::OkStatus());
+  Backend& backend = **created;
+  ASSERT_EQ(backend.SetState(BusyState(options.model, 3)), absl::OkStatus());
+  for (uint32_t step = 0; step < 5; ++step) {
+    ASSERT_EQ(EnqueueStep(backend, step), absl::OkStatus());
+  }
+  EXPECT_EQ(backend.Collect(/*all=*/true, kTimeout).status().code(), absl::StatusCode::kOutOfRange);
+  const auto state = backend.GetState();
+  ASSERT_EQ(state.status(), absl::OkStatus());
+  EXPECT_EQ(state->step, 3u + 1u);
+
+  // Poisoned by hand it is aborted, as ever; and a new world is clean.
+  ASSERT_EQ(backend.SetWorld(0, 1), absl::OkStatus());
+  backend.Poison();
+  EXPECT_EQ(backend.Collect(/*all=*/true, kTimeout).status().code(), absl::StatusCode::kAborted);
+}
+
 TEST_F(CudaBackendTest, AStepThatHangsIsGivenUp) {
   const auto backend = Make(8192);
   std::latch gate(1);

@@ -6,10 +6,13 @@ Both of TensorBoard's loaders must show the same: the one in Python, and the dat
 `tensorboard` command starts by default. Python's asserts name what differs.
 """
 
+import functools
 import json
 import math
 import os
+import shutil
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -22,6 +25,7 @@ from tensorboard.util import grpc_util
 
 LOAD_SECONDS = 60  # for the data server, which loads in the background
 EVERYTHING = 10**9  # points of a curve: more than there are
+TORN = b"\x20\0\0\0\0\0\0"  # the start of a record, as a crash may leave it
 PLUGINS = ("scalars", "histograms", "text")
 
 
@@ -71,39 +75,48 @@ def python_loader(directory):
     multiplexer = plugin_event_multiplexer.EventMultiplexer(**everything)
     multiplexer.AddRunsFromDirectory(directory)
     multiplexer.Reload()
-    return Logs(data_provider.MultiplexerDataProvider(multiplexer, directory))
+    logs = Logs(data_provider.MultiplexerDataProvider(multiplexer, directory))
+    logs.reload = multiplexer.Reload
+    return logs
 
 
-def data_server(directory, complete):
-    """Waits until complete(logs): the server answers before it has read everything."""
+def data_server(directory, reload_interval=0):
+    """It answers before it has read everything. reload_interval: seconds; 0: it reads once."""
     ingester = server_ingester.SubprocessServerDataIngester(
         server_binary=server_ingester.get_server_binary(),
         logdir=directory,
-        reload_interval=0,
+        reload_interval=reload_interval,
         channel_creds_type=grpc_util.ChannelCredsType.LOCAL,
         samples_per_plugin={plugin: 0 for plugin in PLUGINS},
     )
     ingester.start()
     logs = Logs(ingester.data_provider)
     logs.ingester = ingester  # the server lives as long
-    deadline = time.monotonic() + LOAD_SECONDS
-    while not complete(logs):
-        assert time.monotonic() < deadline, f"the data server did not load {directory} in time"
-        time.sleep(0.05)
+    logs.reload = lambda: None
     return logs
 
 
+def wait_until(what, true):
+    deadline = time.monotonic() + LOAD_SECONDS
+    while not true():
+        assert time.monotonic() < deadline, f"the data server did not load {what} in time"
+        time.sleep(0.05)
+
+
 def check_files(directory):
-    """One event file a run, valid to its end, with times that are finite and do not go back."""
+    """Every event file is valid to its end, with times that are finite and do not go back, also from
+    one file to the next (there is one for each life of the coordinator)."""
     for run in ("train", "validation"):
-        files = os.listdir(os.path.join(directory, run))
-        equal(f"number of files in {run}", len(files), 1)
-        path = os.path.join(directory, run, files[0])
-        events = list(event_file_loader.EventFileLoader(path).Load())
-        equal("version", events[0].file_version, "brain.Event:2")
-        times = [event.wall_time for event in events]
-        assert all(math.isfinite(t) for t in times), f"{path}: a time is not finite"
-        equal(f"{path}: order of times", times, sorted(times))
+        files = sorted(os.listdir(os.path.join(directory, run)))
+        assert files, f"{run} has no event file"
+        times = []
+        for file in files:
+            path = os.path.join(directory, run, file)
+            events = list(event_file_loader.EventFileLoader(path).Load())
+            equal(f"{path}: version", events[0].file_version, "brain.Event:2")
+            times += [event.wall_time for event in events]
+        assert all(math.isfinite(t) for t in times), f"{run}: a time is not finite"
+        equal(f"{run}: order of times", times, sorted(times))
 
 
 def check_tags(logs, report):
@@ -198,6 +211,34 @@ def check_config(logs, report):
     assert f"| seed | {report['seed']} |" in text.item().decode(), text
 
 
+def check_live(directory, report, load):
+    """Who looks on while the coordinator dies, leaves a torn event and starts anew sees it all."""
+    with tempfile.TemporaryDirectory() as copy:
+        lives = []
+        for run in ("train", "validation"):
+            os.makedirs(os.path.join(copy, run))
+            files = sorted(os.listdir(os.path.join(directory, run)))
+            lives += [os.path.join(run, file) for file in files]
+            shutil.copy(os.path.join(directory, run, files[0]), os.path.join(copy, run))
+            with open(os.path.join(copy, run, files[0]), "ab") as file:
+                file.write(TORN)
+        logs = load(copy)
+        wait_until("the first life", lambda: len(logs.scalars("train", "batch_loss")[0]) > 0)
+        for life in lives:
+            if os.path.exists(os.path.join(copy, life)):
+                size = os.path.getsize(os.path.join(copy, life))
+                os.truncate(os.path.join(copy, life), size - len(TORN))
+            else:
+                shutil.copy(os.path.join(directory, life), os.path.join(copy, life))
+
+        def all_there():
+            logs.reload()
+            return len(logs.scalars("train", "batch_loss")[0]) >= report["steps"]
+
+        wait_until("the later lives", all_there)
+        check_batches(logs, report)
+
+
 def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
@@ -211,18 +252,22 @@ def main():
             check_tags(logs, report)
             check_weights(logs, report)
             check_epochs(logs, report)
-            return len(logs.scalars("train", "batch_loss")[0]) == report["steps"]
+            return len(logs.scalars("train", "batch_loss")[0]) >= report["steps"]
         except (AssertionError, KeyError, IndexError):
             return False
 
     checks = (check_tags, check_epochs, check_batches, check_ranks, check_weights, check_config)
-    loaders = {"Python loader": lambda: python_loader(directory)}
+    loaders = {"Python loader": (python_loader, python_loader)}
     if server_ingester.get_server_binary() is not None:
-        loaders["data server"] = lambda: data_server(directory, complete)
-    for name, load in loaders.items():
-        logs = load()
+        loaders["data server"] = (data_server, functools.partial(data_server, reload_interval=1))
+    for name, (load, load_live) in loaders.items():
+        logs = load(directory)
+        if name == "data server":
+            wait_until(directory, lambda: complete(logs))
         for check in checks:
             check(logs, report)
+        if len(os.listdir(os.path.join(directory, "train"))) > 1:
+            check_live(directory, report, load_live)
         print(f"{name}: {', '.join(logs.runs())} agree with the report: {report['steps']} steps, "
               f"test accuracy {report['test_accuracy']:.4f}")
 

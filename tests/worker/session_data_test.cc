@@ -2,10 +2,12 @@
 
 #include <unistd.h>
 
+#include <future>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "common/sha256.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -171,6 +173,8 @@ TEST_F(DatasetClientTest, ErrorOfTheRpcKeepsItsCode) {
   EXPECT_EQ(Fetch().status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
+constexpr absl::Duration kSoon = absl::Seconds(20);
+
 // Big enough for several chunks.
 TrainState SomeState() {
   TrainState state;
@@ -190,8 +194,10 @@ TEST(StateClient, WhatIsPutCanBeGot) {
     while (reader->Read(&chunk)) chunks.push_back(chunk);
     return grpc::Status::OK;
   };
-  coordinator.get_state = [&chunks](const GetStateRequest&,
-                                    grpc::ServerWriter<StateChunk>* writer) {
+  std::string asked_for;
+  coordinator.get_state = [&](const GetStateRequest& request,
+                              grpc::ServerWriter<StateChunk>* writer) {
+    asked_for = request.digest();
     for (const StateChunk& chunk : chunks) writer->Write(chunk);
     return grpc::Status::OK;
   };
@@ -200,7 +206,7 @@ TEST(StateClient, WhatIsPutCanBeGot) {
   Position position;
   position.set_epoch(1);
   const TrainState state = SomeState();
-  ASSERT_TRUE(PutState(stub.get(), "run", 3, position, state).ok());
+  ASSERT_TRUE(PutState(stub.get(), "run", 3, position, state, kSoon, nullptr).ok());
   ASSERT_EQ(chunks.size(), 3u);
   EXPECT_EQ(chunks[0].run_id(), "run");
   EXPECT_EQ(chunks[0].generation(), 3u);
@@ -210,13 +216,17 @@ TEST(StateClient, WhatIsPutCanBeGot) {
   EXPECT_EQ(chunks[0].digest(), StateSha256(state));
   EXPECT_EQ(chunks[1].num_parameters(), 0u);
 
-  const auto got = GetState(stub.get(), "run", 3, 200001);
+  const auto Get = [&stub](const std::string& digest, size_t parameters) {
+    return GetState(stub.get(), "run", 3, digest, parameters, kSoon, nullptr);
+  };
+  const auto got = Get(StateSha256(state), 200001);
   ASSERT_TRUE(got.ok()) << got.status();
   EXPECT_EQ(*got, state);
-  EXPECT_EQ(GetState(stub.get(), "run", 3, 200000).status().code(),
-            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(asked_for, StateSha256(state));
+  EXPECT_EQ(Get(std::string(64, '0'), 200001).status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(Get(StateSha256(state), 200000).status().code(), absl::StatusCode::kInvalidArgument);
   (*chunks[1].mutable_data())[5] ^= 1;
-  EXPECT_EQ(GetState(stub.get(), "run", 3, 200001).status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(Get(StateSha256(state), 200001).status().code(), absl::StatusCode::kDataLoss);
 }
 
 TEST(StateClient, RefusalKeepsItsCode) {
@@ -229,9 +239,34 @@ TEST(StateClient, RefusalKeepsItsCode) {
   };
   coordinator.Start();
   const auto stub = Training::NewStub(MakeChannel(coordinator.address()));
-  EXPECT_EQ(PutState(stub.get(), "run", 1, Position(), SomeState()).code(),
+  EXPECT_EQ(PutState(stub.get(), "run", 1, Position(), SomeState(), kSoon, nullptr).code(),
             absl::StatusCode::kFailedPrecondition);
-  EXPECT_EQ(GetState(stub.get(), "run", 1, 10).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(GetState(stub.get(), "run", 1, "digest", 10, kSoon, nullptr).status().code(),
+            absl::StatusCode::kNotFound);
+}
+
+// The state is not there yet: whoever waits for it is told that the generation is over.
+TEST(StateClient, InterruptEndsTheWait) {
+  ScriptedCoordinator coordinator;
+  std::promise<void> asked;
+  std::promise<void> over;
+  coordinator.get_state = [&](const GetStateRequest&, grpc::ServerWriter<StateChunk>*) {
+    asked.set_value();
+    over.get_future().wait();
+    return grpc::Status::OK;
+  };
+  coordinator.Start();
+  const auto stub = Training::NewStub(MakeChannel(coordinator.address()));
+  Interrupt interrupt;
+  auto got = std::async(std::launch::async, [&] {
+    return GetState(stub.get(), "run", 1, "digest", 10, absl::Seconds(600), &interrupt);
+  });
+  asked.get_future().wait();
+  const absl::Time start = absl::Now();
+  interrupt.Trigger();
+  EXPECT_EQ(got.get().status().code(), absl::StatusCode::kCancelled);
+  EXPECT_LT(absl::Now() - start, absl::Seconds(2));
+  over.set_value();
 }
 
 }  // namespace

@@ -22,17 +22,17 @@ class RecordingObserver : public TrainingObserver {
     steps.push_back(step);
     if (on_step) on_step(step);
   }
-  absl::Status OnEpochEnd(uint32_t epoch, const TrainState& state) override {
-    epochs.push_back(epoch);
-    states.push_back(state);
-    return epoch_end_status;
+  bool WantsState() override { return wants_state && !steps.empty() && wants_state(steps.back()); }
+  void OnState(const TrainPosition& position, TrainState state) override {
+    positions.push_back(position);
+    states.push_back(std::move(state));
   }
 
   std::vector<FinishedStep> steps;
-  std::vector<uint32_t> epochs;
+  std::vector<TrainPosition> positions;  // of the states
   std::vector<TrainState> states;
   std::function<void(const FinishedStep&)> on_step;
-  absl::Status epoch_end_status;
+  std::function<bool(const FinishedStep&)> wants_state;
 };
 
 // Has one parameter, which counts updates, and gathers nothing: its records hold the slice's length

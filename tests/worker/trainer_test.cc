@@ -67,9 +67,8 @@ std::string Story(const std::vector<FinishedStep>& steps) {
 TEST_F(TrainerTest, StepsThenEvaluationEpochAfterEpoch) {
   EXPECT_EQ(Run(2), absl::OkStatus());
   EXPECT_EQ(Story(observer_.steps), "0.0=3 0.1=3 0.2=1 0e0=5 1.0=3 1.1=3 1.2=1 1e0=5 ");
-  EXPECT_THAT(observer_.epochs, ElementsAre(0, 1));
+  EXPECT_THAT(observer_.positions, ElementsAre(TrainPosition{1, 0, Phase::kTrain}));
   EXPECT_EQ(observer_.states[0].step, 3u);
-  EXPECT_EQ(observer_.states[1].step, 6u);
   EXPECT_EQ(steps_done_, 6u);
   EXPECT_EQ(position_, (TrainPosition{2, 0, Phase::kDone}));
 }
@@ -107,23 +106,74 @@ TEST_F(TrainerTest, PositionIsTheOldestStepThatIsNotFinished) {
   EXPECT_THAT(
       positions,
       ElementsAre(TrainPosition{0, 1, Phase::kTrain}, TrainPosition{0, 2, Phase::kTrain},
-                  TrainPosition{0, 3, Phase::kTrain}, TrainPosition{0, 3, Phase::kEvaluate}));
+                  TrainPosition{0, 3, Phase::kEvaluate}, TrainPosition{1, 0, Phase::kDone}));
+}
+
+// Records come late: what is copied out must be collected first.
+TEST_F(TrainerTest, StateIsHandedOverWithItsExactPosition) {
+  LateBackend late(/*lag=*/2);
+  ASSERT_EQ(late.SetWorld(0, 1), absl::OkStatus());
+  TrainerOptions options = SmallOptions(1);
+  options.plan.num_samples = 60;
+  observer_.wants_state = [](const FinishedStep& step) { return step.step % 5 == 4; };
+  Trainer trainer(options, &late, &communicator_, &observer_);
+  EXPECT_EQ(trainer.Run({}), absl::OkStatus());
+  ASSERT_GE(observer_.states.size(), 3u);
+  for (size_t i = 0; i < observer_.states.size(); ++i) {
+    EXPECT_EQ(observer_.states[i].step, observer_.positions[i].step);
+  }
 }
 
 TEST_F(TrainerTest, FlagTravelsInOneStep) {
   Trainer trainer(SmallOptions(2), &backend_, &communicator_, &observer_);
-  trainer.RaiseFlag(tail::kFlagCheckpoint);
-  trainer.RaiseFlag(tail::kFlagCheckpoint);
-  observer_.on_step = [&](const FinishedStep& step) {
-    if (step.epoch == 0 && step.step == 1 && !step.evaluation) trainer.RaiseFlag(tail::kFlagLeave);
-  };
-  EXPECT_EQ(trainer.Run({}), absl::OkStatus());
+  trainer.RaiseFlag(tail::kFlagRegroup);
+  trainer.RaiseFlag(tail::kFlagRegroup);
+  EXPECT_EQ(trainer.Run({}).code(), absl::StatusCode::kCancelled);
   std::string raised;
   for (const FinishedStep& step : observer_.steps) {
     for (const uint32_t flag : step.reduced.record.flags) raised += std::to_string(flag);
     raised += " ";
   }
-  EXPECT_EQ(raised, "0001 0000 0100 0000 0000 0000 0000 0000 ");
+  EXPECT_EQ(raised, "1 0 0 ");
+}
+
+// The flag is raised when no step of the epoch is left to carry it.
+TEST_F(TrainerTest, FlagAtTheEndOfAnEpochTravelsInTheNext) {
+  Trainer trainer(SmallOptions(2), &backend_, &communicator_, &observer_);
+  observer_.on_step = [&](const FinishedStep& step) {
+    if (step.epoch == 0 && step.step == 2) trainer.RaiseFlag(tail::kFlagRegroup);
+  };
+  EXPECT_EQ(trainer.Run({}).code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(Story(observer_.steps), "0.0=3 0.1=3 0.2=1 0e0=5 1.0=3 1.1=3 1.2=1 ");
+  EXPECT_EQ(observer_.steps[4].reduced.record.flags[tail::kFlagRegroup], 1u);
+  EXPECT_EQ(trainer.position(), (TrainPosition{1, 3, Phase::kEvaluate}));
+}
+
+TEST_F(TrainerTest, FlagAfterTheLastStepIsForgotten) {
+  Trainer trainer(SmallOptions(1), &backend_, &communicator_, &observer_);
+  observer_.on_step = [&](const FinishedStep& step) {
+    if (step.step == 2) trainer.RaiseFlag(tail::kFlagRegroup);
+  };
+  EXPECT_EQ(trainer.Run({}), absl::OkStatus());
+  EXPECT_EQ(trainer.position(), (TrainPosition{1, 0, Phase::kDone}));
+}
+
+// Steps are applied whose records nobody has asked for yet.
+TEST_F(TrainerTest, StepsAppliedBeforeAnErrorAreToldAll) {
+  LateBackend late(/*lag=*/2);
+  ASSERT_EQ(late.SetWorld(0, 1), absl::OkStatus());
+  TrainerOptions options = SmallOptions(1);
+  options.plan.num_samples = 60;
+  Trainer trainer(options, &late, &communicator_, &observer_);
+  observer_.on_step = [&](const FinishedStep& step) {
+    if (step.step == 4) late.gradient_status = absl::UnavailableError("lost rank 7");
+  };
+  EXPECT_EQ(trainer.Run({}).code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(trainer.position(), (TrainPosition{0, 7, Phase::kTrain}));
+  EXPECT_EQ(observer_.steps.size(), 7u);
+  const auto state = late.GetState();
+  ASSERT_TRUE(state.ok());
+  EXPECT_EQ(state->step, 7u);
 }
 
 TEST_F(TrainerTest, ErrorTellsRankEpochAndStep) {
@@ -135,13 +185,6 @@ TEST_F(TrainerTest, ErrorTellsRankEpochAndStep) {
   EXPECT_EQ(steps_done_, 2u);
   EXPECT_TRUE(backend_.poisoned());
   EXPECT_EQ(communicator_.AllReduceSum(DeviceSpan()).code(), absl::StatusCode::kAborted);
-}
-
-TEST_F(TrainerTest, ObserverErrorEndsTheRun) {
-  observer_.epoch_end_status = absl::DataLossError("not accepted");
-  EXPECT_EQ(Run(2), absl::DataLossError("rank 0 of 1, epoch 0, evaluation: not accepted"));
-  EXPECT_EQ(Story(observer_.steps), "0.0=3 0.1=3 0.2=1 0e0=5 ");
-  EXPECT_EQ(position_, (TrainPosition{0, 3, Phase::kEvaluate}));
 }
 
 TEST_F(TrainerTest, StepThatNeverEndsIsGivenUp) {
@@ -191,9 +234,9 @@ size_t StoppedAfter(uint32_t raise_in, uint32_t num_samples) {
     Trainer trainer(options, &backend, &(*world)[rank]->communicator(), &observers[rank]);
     if (rank == 1) {
       // Its records come one step late: the flag of step s is raised when s - 2 is seen.
-      if (raise_in == 0) trainer.RaiseFlag(tail::kFlagStop);
+      if (raise_in == 0) trainer.RaiseFlag(tail::kFlagRegroup);
       observers[rank].on_step = [&trainer, raise_in](const FinishedStep& step) {
-        if (step.step + 2 == raise_in) trainer.RaiseFlag(tail::kFlagStop);
+        if (step.step + 2 == raise_in) trainer.RaiseFlag(tail::kFlagRegroup);
       };
     }
     EXPECT_EQ(trainer.Run({}).code(), absl::StatusCode::kCancelled);
