@@ -389,6 +389,7 @@ void Run::Decide() {
     CoordinatorMessage message;
     message.mutable_abort()->set_reason(membership_.reason());
     SendToMembers(message);
+    keys_.Begin(0);  // who waits for a key of that generation waits in vain
   }
   CloseGone();
   if (membership_.phase() == Membership::Phase::kFailed) {

@@ -286,6 +286,19 @@ TEST_F(MembershipFailuresTest, OurOwnPauseIsForgiven) {
   ExpectBroken("rank 2 of 3");
 }
 
+TEST_F(MembershipFailuresTest, PauseDuringTheGraceIsForgiven) {
+  TrainOn();
+  for (const MemberId id : {1, 2, 3}) Disconnect(id);
+  After(absl::Seconds(1));
+  now_ += absl::Minutes(1);
+  Decide();
+  EXPECT_THAT(broken_, IsEmpty());
+  After(absl::Milliseconds(3900));
+  EXPECT_THAT(broken_, IsEmpty());
+  After(absl::Milliseconds(200));
+  ExpectBroken("rank 0 of 3");
+}
+
 TEST_F(MembershipFailuresTest, PauseWhileMembersStopIsForgiven) {
   TrainOn();
   Disconnect(2);

@@ -62,11 +62,21 @@ class Client {
     message.set_generation(generation);
     stream_->Write(message);
   }
-  // The next message of the coordinator.
-  CoordinatorMessage Read() {
+  // The next message of `kind`; those of other kinds are passed over.
+  CoordinatorMessage Read(CoordinatorMessage::KindCase kind) {
     CoordinatorMessage message;
-    EXPECT_TRUE(stream_->Read(&message)) << Finish().error_message();
-    return message;
+    while (stream_->Read(&message)) {
+      if (message.kind_case() == kind) return message;
+    }
+    finished_ = true;
+    const grpc::Status status = stream_->Finish();
+    ADD_FAILURE() << "the stream ended: " << status.error_message();
+    return CoordinatorMessage();
+  }
+  // Reads until `records` are acknowledged.
+  void ReadAck(uint64_t records) {
+    while (!finished_ && Read(CoordinatorMessage::kAck).ack().records_received() < records) {
+    }
   }
   // Reads to the end.
   grpc::Status Finish() {
@@ -91,7 +101,9 @@ class Client {
 class ServiceTest : public ::testing::Test {
  protected:
   // A run of two processes, led by a thread of the test's.
-  ServiceTest() : run_(SmallRunOptions(2), absl::Now()) {
+  ServiceTest()
+      : run_(SmallRunOptions({2, 2}), SmallRunState(absl::Now()),
+             JournalOf(SmallRunState(absl::Now())), nullptr, absl::Now()) {
     auto server = Server::Start("127.0.0.1:0", &run_, files_);
     EXPECT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
@@ -115,9 +127,12 @@ class ServiceTest : public ::testing::Test {
     for (uint32_t i = 0; i < 2; ++i) {
       clients_.push_back(std::make_unique<Client>(training_.get()));
       clients_[i]->Send(HelloMessage(i, 2), "", 0);
-      EXPECT_TRUE(clients_[i]->Read().has_welcome());
+      clients_[i]->Read(CoordinatorMessage::kWelcome);
+      WorkerMessage standing;
+      standing.mutable_standing();
+      clients_[i]->Send(standing, "run-1", 0);
     }
-    for (auto& client : clients_) EXPECT_TRUE(client->Read().has_assignment());
+    for (auto& client : clients_) client->Read(CoordinatorMessage::kAssignment);
   }
 
   static void Expect(const grpc::Status& status, grpc::StatusCode code,
@@ -159,19 +174,12 @@ class ServiceTest : public ::testing::Test {
     return status;
   }
 
-  grpc::Status PutState(const TrainState& state, uint64_t generation, uint32_t epoch,
-                        Position::Phase phase, std::string digest = "", size_t cut = 0) {
-    auto stored = std::make_shared<StoredState>();
-    stored->generation = generation;
-    stored->position.set_epoch(epoch);
-    stored->position.set_phase(phase);
-    stored->state = state;
-    stored->digest = digest.empty() ? StateSha256(state) : digest;
+  grpc::Status PutState(StoredState stored, size_t cut = 0) {
     grpc::ClientContext context;
     SetDeadline(&context);
     PutStateReply reply;
     const auto writer = training_->PutState(&context, &reply);
-    StateChunker chunker("run-1", stored);
+    StateChunker chunker("run-1", std::make_shared<const StoredState>(std::move(stored)));
     StateChunk chunk;
     while (chunker.Next(&chunk)) {
       if (cut > 0) chunk.mutable_data()->resize(cut);
@@ -181,10 +189,12 @@ class ServiceTest : public ::testing::Test {
     return writer->Finish();
   }
 
-  grpc::Status GetState(const std::string& run_id, uint64_t generation, TrainState* state) {
+  grpc::Status GetState(const std::string& run_id, uint64_t generation, const std::string& digest,
+                        TrainState* state, std::chrono::milliseconds timeout = kDeadline) {
     grpc::ClientContext context;
-    SetDeadline(&context);
+    context.set_deadline(std::chrono::system_clock::now() + timeout);
     GetStateRequest request;
+    request.set_digest(digest);
     request.set_run_id(run_id);
     request.set_generation(generation);
     const auto reader = training_->GetState(&context, request);
@@ -214,22 +224,20 @@ class ServiceTest : public ::testing::Test {
 TEST_F(ServiceTest, WholeRun) {
   Train();
   clients_[0]->Send(Records(0, 3));
-  EXPECT_EQ(clients_[0]->Read().ack().records_received(), 3u);
-  Expect(PutState(SmallState(2), 1, 1, Position::TRAIN), grpc::StatusCode::OK);
+  clients_[0]->ReadAck(3);
+  Expect(PutState(*StoredAt(1, 3)), grpc::StatusCode::OK);
   clients_[0]->Send(Records(3, 6));
-  EXPECT_EQ(clients_[0]->Read().ack().records_received(), 6u);
-  const TrainState last = SmallState(4);
-  Expect(PutState(last, 1, 2, Position::DONE), grpc::StatusCode::OK);
+  clients_[0]->ReadAck(6);
+  const StoredStatePtr last = StoredAt(1, 6);
+  Expect(PutState(*last), grpc::StatusCode::OK);
   TrainState back;
-  Expect(GetState("run-1", 1, &back), grpc::StatusCode::OK);
-  EXPECT_EQ(back, last);
+  Expect(GetState("run-1", 1, last->digest, &back), grpc::StatusCode::OK);
+  EXPECT_EQ(back, last->state);
   WorkerMessage finished;
-  finished.mutable_finished()->set_state_digest(StateSha256(last));
+  finished.mutable_finished()->set_state_digest(last->digest);
   for (auto& client : clients_) client->Send(finished);
   for (auto& client : clients_) {
-    const CoordinatorMessage end = client->Read();
-    ASSERT_TRUE(end.has_end());
-    EXPECT_EQ(end.end().exit_code(), 0);
+    EXPECT_EQ(client->Read(CoordinatorMessage::kEnd).end().exit_code(), 0);
     Expect(client->HalfClose(), grpc::StatusCode::OK);
   }
   leader_.join();
@@ -240,10 +248,8 @@ TEST_F(ServiceTest, WholeRun) {
 TEST_F(ServiceTest, BrokenStreamIsALostWorker) {
   Train();
   clients_[1]->Cancel();
-  const CoordinatorMessage end = clients_[0]->Read();
-  ASSERT_TRUE(end.has_end());
-  EXPECT_EQ(end.end().exit_code(), 1);
-  EXPECT_THAT(end.end().reason(), HasSubstr("rank 1 of 2 (host a, pid 1001) was lost"));
+  EXPECT_THAT(clients_[0]->Read(CoordinatorMessage::kAbort).abort().reason(),
+              HasSubstr("rank 1 of 2 (host a, pid 1001) was lost"));
 }
 
 TEST_F(ServiceTest, HelloOfAnotherRun) {
@@ -277,28 +283,38 @@ TEST_F(ServiceTest, OtherVersion) {
   Expect(client.Finish(), grpc::StatusCode::FAILED_PRECONDITION, "version");
 }
 
-TEST_F(ServiceTest, DuplicateLocalRank) {
+TEST_F(ServiceTest, NewProcessOfTheSamePlaceEndsTheFormersStream) {
   Client first(training_.get());
   first.Send(HelloMessage(0, 2), "", 0);
-  EXPECT_TRUE(first.Read().has_welcome());
+  first.Read(CoordinatorMessage::kWelcome);
   Client second(training_.get());
   WorkerMessage hello = HelloMessage(0, 2);
   hello.mutable_hello()->set_incarnation(7);
   second.Send(hello, "", 0);
-  Expect(second.Finish(), grpc::StatusCode::INVALID_ARGUMENT, "local rank 0");
+  second.Read(CoordinatorMessage::kWelcome);
+  Expect(first.Finish(), grpc::StatusCode::ABORTED, "another process has taken its place");
+}
+
+TEST_F(ServiceTest, ReconnectionIsRecognised) {
+  Train();
+  Client again(training_.get());
+  again.Send(HelloMessage(1, 2));
+  EXPECT_TRUE(again.Read(CoordinatorMessage::kWelcome).welcome().recognised());
+  Expect(clients_[1]->Finish(), grpc::StatusCode::ABORTED, "a newer stream has taken its place");
 }
 
 TEST_F(ServiceTest, SecondHelloPutsTheWorkerOut) {
   Train();
   clients_[1]->Send(HelloMessage(1, 2));
   Expect(clients_[1]->Finish(), grpc::StatusCode::FAILED_PRECONDITION, "second hello");
-  EXPECT_THAT(clients_[0]->Read().end().reason(), HasSubstr("rank 1 of 2"));
+  EXPECT_THAT(clients_[0]->Read(CoordinatorMessage::kAbort).abort().reason(),
+              HasSubstr("rank 1 of 2"));
 }
 
 TEST_F(ServiceTest, OldGenerationPutsTheWorkerOut) {
   Train();
   clients_[0]->Send(Records(0, 1), "run-1", 2);
-  Expect(clients_[0]->Finish(), grpc::StatusCode::FAILED_PRECONDITION, "generation 2");
+  Expect(clients_[0]->Finish(), grpc::StatusCode::ABORTED, "generation 2");
 }
 
 TEST_F(ServiceTest, LateComer) {
@@ -307,7 +323,7 @@ TEST_F(ServiceTest, LateComer) {
   WorkerMessage hello = HelloMessage(0, 1);
   hello.mutable_hello()->set_node_id("late");
   client.Send(hello, "", 0);
-  Expect(client.Finish(), grpc::StatusCode::RESOURCE_EXHAUSTED, "all its members");
+  Expect(client.Finish(), grpc::StatusCode::RESOURCE_EXHAUSTED, "the run takes 2 workers");
 }
 
 TEST_F(ServiceTest, OversizeMessage) {
@@ -377,33 +393,65 @@ TEST_F(ServiceTest, DatasetReceiverThatGoesAway) {
 
 // ---------------------------------------------------------------- state
 
-TEST_F(ServiceTest, NoStateYet) {
+TEST_F(ServiceTest, StateIsWaitedForUntilTheDeadline) {
   Train();
   TrainState state;
-  Expect(GetState("run-1", 1, &state), grpc::StatusCode::NOT_FOUND);
-  Expect(GetState("run-1", 2, &state), grpc::StatusCode::FAILED_PRECONDITION);
-  Expect(GetState("run-0", 1, &state), grpc::StatusCode::FAILED_PRECONDITION);
+  const std::string digest = StoredAt(1, 3)->digest;
+  Expect(GetState("run-1", 1, digest, &state, std::chrono::milliseconds(50)),
+         grpc::StatusCode::DEADLINE_EXCEEDED);
+  Expect(GetState("run-1", 2, digest, &state), grpc::StatusCode::FAILED_PRECONDITION);
+  Expect(GetState("run-0", 1, digest, &state), grpc::StatusCode::FAILED_PRECONDITION);
+}
+
+TEST_F(ServiceTest, StateIsWaitedForUntilItComes) {
+  Train();
+  const StoredStatePtr stored = StoredAt(1, 3);
+  std::thread sender([&] { Expect(PutState(*stored), grpc::StatusCode::OK); });
+  TrainState state;
+  Expect(GetState("run-1", 1, stored->digest, &state), grpc::StatusCode::OK);
+  sender.join();
+  EXPECT_EQ(state, stored->state);
+}
+
+TEST_F(ServiceTest, StateIsWaitedForUntilTheGenerationEnds) {
+  Train();
+  std::thread ender([this] { clients_[1]->Cancel(); });
+  TrainState state;
+  Expect(GetState("run-1", 1, "0123", &state), grpc::StatusCode::FAILED_PRECONDITION);
+  ender.join();
+}
+
+TEST_F(ServiceTest, StateThatWasReplaced) {
+  Train();
+  clients_[0]->Send(Records(0, 6));
+  clients_[0]->ReadAck(6);
+  for (const uint64_t position : {1, 2, 4}) {
+    Expect(PutState(*StoredAt(1, position)), grpc::StatusCode::OK);
+  }
+  TrainState state;
+  Expect(GetState("run-1", 1, StoredAt(1, 1)->digest, &state), grpc::StatusCode::NOT_FOUND);
 }
 
 TEST_F(ServiceTest, StateThatIsWrong) {
   Train();
   clients_[0]->Send(Records(0, 3));
-  clients_[0]->Read();
-  const TrainState state = SmallState(2);
-  Expect(PutState(state, 2, 1, Position::TRAIN), grpc::StatusCode::FAILED_PRECONDITION);
-  Expect(PutState(state, 1, 1, Position::TRAIN, "0123"), grpc::StatusCode::DATA_LOSS, "damaged");
-  Expect(PutState(state, 1, 1, Position::TRAIN, "", 3), grpc::StatusCode::INVALID_ARGUMENT,
-         "bytes");
-  Expect(PutState(state, 1, 2, Position::DONE), grpc::StatusCode::INVALID_ARGUMENT, "epoch 2");
-  TrainState larger = state;
-  for (auto* part : {&larger.parameters, &larger.first_moment, &larger.second_moment}) {
+  clients_[0]->ReadAck(3);
+  Expect(PutState(*StoredAt(2, 3)), grpc::StatusCode::FAILED_PRECONDITION);
+  StoredState damaged = *StoredAt(1, 3);
+  damaged.digest = "0123";
+  Expect(PutState(damaged), grpc::StatusCode::DATA_LOSS, "damaged");
+  Expect(PutState(*StoredAt(1, 3), 3), grpc::StatusCode::INVALID_ARGUMENT, "bytes");
+  StoredState nowhere = *StoredAt(1, 3);
+  nowhere.position.set_epoch(2);
+  Expect(PutState(nowhere), grpc::StatusCode::INVALID_ARGUMENT, "epoch 2");
+  StoredState larger = *StoredAt(1, 3);
+  for (auto* part :
+       {&larger.state.parameters, &larger.state.first_moment, &larger.state.second_moment}) {
     part->push_back(0);
   }
-  Expect(PutState(larger, 1, 1, Position::TRAIN), grpc::StatusCode::INVALID_ARGUMENT,
-         "another model");
-  TrainState back;
-  Expect(GetState("run-1", 1, &back), grpc::StatusCode::NOT_FOUND);
-  Expect(PutState(state, 1, 1, Position::TRAIN), grpc::StatusCode::OK);
+  Expect(PutState(larger), grpc::StatusCode::INVALID_ARGUMENT, "another model");
+  EXPECT_EQ(run_.states().newest(), nullptr);
+  Expect(PutState(*StoredAt(1, 3)), grpc::StatusCode::OK);
 }
 
 // ---------------------------------------------------------------- keys
@@ -443,7 +491,7 @@ TEST_F(ServiceTest, GetWaitsForSetAndForTheEnd) {
 TEST_F(ServiceTest, Status) {
   Train();
   clients_[0]->Send(Records(0, 2));
-  clients_[0]->Read();
+  clients_[0]->ReadAck(2);
   // The acknowledgement may overtake the status.
   RunStatus status;
   do {
