@@ -95,7 +95,7 @@ struct Settings {
   std::string progress = "auto";  // auto|bar|lines|none              // --progress
 
   // Between our own programs (hidden).
-  int ready_fd = -1;         // coordinator writes "HOST:PORT\n" here // --ready-fd
+  int ready_fd = -1;         // coordinator writes "HOST:PORT\tRUN_DIR\n" here // --ready-fd
   int data_fd = -1;          // memfd with the data set (worker/data_file.h)   // --data-fd
   int note_fd = -1;          // memfd with the agent's notes (worker/process_notes.h) // --note-fd
   int vault_fd = -1;         // memfd for a successor (worker/state_vault.h) // --vault-fd

@@ -139,6 +139,13 @@ absl::StatusOr<int> Coordinate(const Settings& settings) {
   if (ended && ended->outcome() == RunEnded::SUCCESS) return TellResult(files.state, run_dir);
   RM_ASSIGN_OR_RETURN(auto outputs, OpenOutputs(settings, run_dir, files, clock.Now()));
   const bool resumed = files.state.coordinator_starts() > 0;
+  if (resumed) {
+    // The process before us may have died of a sync that failed: a new file settles what is
+    // durable.
+    absl::Status status = outputs->SyncLogs();
+    if (status.ok()) status = files.journal->Rotate(files.state.Snapshot().SerializeAsString());
+    if (!status.ok()) spdlog::warn("the journal stays as it is: {}", std::string(status.message()));
+  }
   Run run(MakeRunOptions(settings, data.config), std::move(files.state), std::move(files.journal),
           std::move(files.stored), clock.Now());
   RM_ASSIGN_OR_RETURN(

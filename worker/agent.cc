@@ -29,6 +29,8 @@ constexpr int kNoteFd = 11;
 constexpr int kVaultFd = 12;
 
 static_assert(kExitConsequence == static_cast<int>(ProcessEnd::kRunIsOver));
+static_assert(kExitRespawn == static_cast<int>(ProcessEnd::kRespawn));
+static_assert(kExitGaveUp == static_cast<int>(ProcessEnd::kGaveUp));
 
 // How a failed child is told of: where it was, what becomes of it.
 std::string Consequence(const ChildFailure& failure) {

@@ -76,7 +76,7 @@ absl::Status Generation::TakePlace() {
   RM_RETURN_IF_ERROR(process_.backend->SetWorld(static_cast<int>(assignment_.rank()),
                                                 static_cast<int>(assignment_.world_size())));
   RM_RETURN_IF_ERROR(TakeState());
-  RM_RETURN_IF_ERROR(process_.reporter->Begin(assigned_, position_));
+  RM_RETURN_IF_ERROR(process_.reporter->Begin(assigned_, position_, own_state_));
   if (assignment_.hand_in_state()) RM_RETURN_IF_ERROR(HandInState());
   return Connect();
 }
@@ -108,7 +108,8 @@ absl::StatusOr<TrainState> Generation::StartingState() {
   const std::string& digest = assignment_.state_digest();
   if (digest.empty()) return InitialState(process_.plan->model, process_.plan->sampling.seed);
   const std::optional<Held> held = process_.held->Get();
-  if (held && StateSha256(*held->state) == digest) return *held->state;
+  own_state_ = held && StateSha256(*held->state) == digest;
+  if (own_state_) return *held->state;
   spdlog::debug("taking the state at record {} from the coordinator", position_);
   auto state = GetState(process_.training, process_.run_id, assigned_.generation, digest,
                         process_.plan->model.num_parameters(), timeout_, &interrupt_);

@@ -71,6 +71,7 @@ class Generation : public GenerationListener {
   const Assignment& assignment_;
   const Timeline timeline_;
   uint64_t position_ = 0;
+  bool own_state_ = false;  // it is the one that this process held before
   absl::Duration timeout_;
   Interrupt interrupt_;
   std::unique_ptr<Communicator> communicator_;

@@ -344,8 +344,8 @@ class RankProcess {
     if (generation_ != nullptr) generation_->Leave();
   }
 
-  // All ranks have stopped at an agreed step: what those to come, or a later run, go on from. As far
-  // as it goes: the others hold the same.
+  // All ranks have stopped at an agreed step: what those to come, or a later run, go on from. As
+  // far as it goes: the others hold the same.
   void HandOver(absl::Time deadline) {
     const auto held = held_.Get();
     if (assigned_.assignment.rank() != 0 || !held) return;

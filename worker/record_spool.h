@@ -34,6 +34,8 @@ class RecordSpool {
   // `position` lies beyond what it holds. `received` as Acknowledge(), and here it may also go
   // back.
   void ResumeAt(uint64_t position, uint64_t received);
+  // Forgets all it holds; the next record is that of index `next`.
+  void Clear(uint64_t next);
   // OUT_OF_RANGE, with the gap, if records from `first` on are wanted and it lacks some before
   // end().
   absl::Status CheckFrom(uint64_t first) const;
@@ -48,7 +50,6 @@ class RecordSpool {
   };
 
   void DropSafe();
-  void Clear(uint64_t next);
 
   const size_t max_bytes_;
   uint64_t begin_ = 0;

@@ -61,7 +61,7 @@ Reporter::~Reporter() {
   thread_.join();
 }
 
-absl::Status Reporter::Begin(const Assigned& assigned, uint64_t position) {
+absl::Status Reporter::Begin(const Assigned& assigned, uint64_t position, bool own_state) {
   const uint64_t received = assigned.assignment.records_received();
   const bool is_rank_0 = assigned.assignment.rank() == 0;
   generation_ = assigned.generation;
@@ -75,6 +75,7 @@ absl::Status Reporter::Begin(const Assigned& assigned, uint64_t position) {
     options_.note->world_size = static_cast<int32_t>(assigned.assignment.world_size());
   }
   MutexLock lock(&mutex_);
+  if (!own_state) spool_.Clear(position);
   spool_.ResumeAt(position, received);
   if (is_rank_0 && received < position) RM_RETURN_IF_ERROR(spool_.CheckFrom(received));
   sending_ = is_rank_0;

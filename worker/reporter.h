@@ -51,7 +51,9 @@ class Reporter : public TrainingObserver {
 
   // The generation that begins at `position`. OUT_OF_RANGE, on rank 0: the coordinator lacks
   // records that this process does not have either; the message names them.
-  absl::Status Begin(const Assigned& assigned, uint64_t position);
+  // `own_state`: the process has come to `position` itself. Otherwise its records are of work that
+  // was lost.
+  absl::Status Begin(const Assigned& assigned, uint64_t position, bool own_state);
   // It is over: no more records and states are sent.
   void End();
 

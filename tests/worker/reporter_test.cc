@@ -39,7 +39,7 @@ class ReporterTest : public ::testing::Test {
     options.heartbeat_interval = absl::Milliseconds(20);
     options.spool_bytes = spool_bytes;
     reporter_ = std::make_unique<Reporter>(options);
-    ASSERT_EQ(reporter_->Begin(link_->TakeAssignment(), 0), absl::OkStatus());
+    ASSERT_EQ(reporter_->Begin(link_->TakeAssignment(), 0, /*own_state=*/false), absl::OkStatus());
   }
 
   void TearDown() override {
