@@ -82,7 +82,7 @@ class FakeCoordinator::Service : public Training::Service, public KeyValue::Serv
   bool IsCurrent(uint64_t generation) const {
     return generation == owner_->generation_ && !owner_->stopping_;
   }
-  void Pause() {
+  void Pause() ABSL_EXCLUSIVE_LOCKS_REQUIRED(owner_->mutex_) {
     owner_->changed_.WaitUntil(&owner_->mutex_,
                                std::chrono::steady_clock::now() + std::chrono::milliseconds(20));
   }
