@@ -230,13 +230,14 @@ void TrainRun::SayHowToGoOn(int exit_code) const {
   if (ready_.run_dir.empty()) return;  // it had not begun
   // The run knows its settings, and would refuse others.
   Settings settings = settings_;
-  settings.run_dir = ready_.run_dir;
+  settings.run_dir.clear();
   settings.chaos.clear();
   settings.resume = Settings().resume;
   const auto usual = FindDataDirectory(Settings());
   if (usual.ok() && *usual == settings.data_dir) settings.data_dir.clear();
-  spdlog::info("stopped; go on with: ringmaster train {}",
-               absl::StrJoin(ToFlags(kProgramTrain, settings), " "));
+  std::vector<std::string> flags = ToFlags(kProgramTrain, settings);
+  flags.insert(flags.begin(), ready_.run_dir);
+  spdlog::info("stopped; go on with: ringmaster train --run-dir {}", absl::StrJoin(flags, " "));
 }
 
 }  // namespace ringmaster

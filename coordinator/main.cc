@@ -102,7 +102,7 @@ absl::StatusOr<std::unique_ptr<RunOutputs>> OpenOutputs(const Settings& settings
   for (const JournalEntry& entry : files.since) {
     for (const GlobalRecord& record : entry.records().records()) outputs->Replay(record, now);
   }
-  outputs->Rewind(files.state.ledger().History(), now);
+  outputs->Rewind(files.state.ledger().History(), files.state.epoch_began());
   return outputs;
 }
 

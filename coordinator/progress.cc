@@ -86,9 +86,9 @@ void Progress::Record(const GlobalRecord& record, absl::Time now) {
   if (record.evaluation()) EndLine();
 }
 
-void Progress::Rewind(const RunHistory& history, absl::Time now) {
+void Progress::Rewind(const RunHistory& history, absl::Time epoch_began) {
   history_ = history;
-  epoch_began_ = now;
+  epoch_began_ = epoch_began;
   painted_ = absl::InfinitePast();
 }
 

@@ -47,7 +47,7 @@ class Progress {
 
   // Training goes on from an earlier record, or where another coordinator has shown it: `history`
   // is what there is by now. Shows nothing.
-  void Rewind(const RunHistory& history, absl::Time now);
+  void Rewind(const RunHistory& history, absl::Time epoch_began);
 
   // Leaves the bar's line and prints ClosingLines(report), whatever the style.
   void Finish(const RunReport& report);

@@ -32,8 +32,7 @@ Run::Run(RunOptions options, RunState state, std::unique_ptr<Journal> journal,
       now_(now),
       state_(std::move(state)),
       journal_(std::move(journal)),
-      membership_(options_.membership, now),
-      epoch_began_(now) {
+      membership_(options_.membership, now) {
   const GenerationFormed& former = state_.generation();
   // After an end, and after a failure, nobody is at work any more.
   std::vector<Hello> members;
@@ -228,10 +227,14 @@ absl::Status Run::HandleRecords(const Session& session, const StepRecords& recor
   JournalEntry entry;
   for (GlobalRecord record : records.records()) {
     // What the workers measured leaves out what was lost between generations.
-    if (record.epoch_seconds() > 0 && epoch_began_in_ != generation()) {
-      record.set_epoch_seconds(absl::ToDoubleSeconds(now_ - epoch_began_));
+    const Timeline& timeline = state_.ledger().timeline();
+    const bool broken_epoch =
+        record.epoch() < timeline.epochs() &&
+        state_.generation().position() > timeline.IndexOf({record.epoch(), 0, false});
+    if (record.epoch_seconds() > 0 && broken_epoch) {
+      record.set_epoch_seconds(absl::ToDoubleSeconds(now_ - state_.epoch_began()));
     }
-    const absl::StatusOr<bool> is_new = state_.Take(record);
+    const absl::StatusOr<bool> is_new = state_.Take(record, now_);
     audit = is_new.status();
     if (!audit.ok()) break;
     if (!*is_new) continue;
@@ -239,7 +242,10 @@ absl::Status Run::HandleRecords(const Session& session, const StepRecords& recor
     *entry.mutable_records()->add_records() = std::move(record);
   }
   // It is applied already, record by record.
-  if (entry.records().records_size() > 0) journal_->Append(entry.SerializeAsString());
+  if (entry.records().records_size() > 0) {
+    entry.mutable_records()->set_unix_us(absl::ToUnixMicros(now_));
+    journal_->Append(entry.SerializeAsString());
+  }
   if (!audit.ok()) {
     End(RunOutcome::kFailed, 1, absl::StrCat("the audit failed: ", std::string(audit.message())));
     return absl::OkStatus();
@@ -262,9 +268,6 @@ void Run::OnRecord(const GlobalRecord& record) {
     if (++steps_in_generation_ > kWarmUpSteps && slowest_us > 0) {
       step_clock_.Add(absl::Microseconds(slowest_us));
     }
-  } else {
-    epoch_began_ = now_;
-    epoch_began_in_ = generation();
   }
   report_.history.Add(record);
   if (outputs_ != nullptr) outputs_->Record(record, now_);
@@ -466,11 +469,12 @@ void Run::FormGeneration() {
   GenerationFormed* formed = entry.mutable_formed();
   formed->set_generation(generation());
   formed->set_position(plan->position);
+  formed->set_unix_us(absl::ToUnixMicros(now_));
   for (const MemberId id : membership_.ranks()) *formed->add_members() = membership_.hello(id);
   const uint64_t redone = state_.ledger().redone();
   Record(std::move(entry));
   if (state_.ledger().redone() != redone && outputs_ != nullptr) {
-    outputs_->Rewind(state_.ledger().History(), now_);
+    outputs_->Rewind(state_.ledger().History(), state_.epoch_began());
   }
   if (generation() > 1) {
     spdlog::info("generation {} goes on at {}, {}", generation(),
@@ -479,10 +483,6 @@ void Run::FormGeneration() {
   seen_position_ = plan->position;
   steps_in_generation_ = 0;
   waiting_.reset();
-  if (plan->position == 0) {
-    epoch_began_ = now_;
-    epoch_began_in_ = generation();
-  }
   keys_.Begin(generation());
   // Newer ones, of what was lost, may have taken its place.
   if (stored_ != nullptr && stored_->digest == plan->digest) states_.Put(stored_);

@@ -195,8 +195,6 @@ class Run {
   uint64_t seen_position_ = 0;  // the furthest that heartbeats and records tell of
   StepClock step_clock_;
   uint64_t steps_in_generation_ = 0;
-  absl::Time epoch_began_;
-  uint64_t epoch_began_in_ = 0;          // generation
   std::optional<absl::Time> broken_at_;  // until the first step after it
   std::optional<Interruption> interruption_;
   std::optional<Ending> ending_;

@@ -41,8 +41,8 @@ void RunOutputs::Replay(const GlobalRecord& record, absl::Time now) {
   Complain(logger_->Record(record, now));
 }
 
-void RunOutputs::Rewind(const RunHistory& history, absl::Time now) {
-  progress_.Rewind(history, now);
+void RunOutputs::Rewind(const RunHistory& history, absl::Time epoch_began) {
+  progress_.Rewind(history, epoch_began);
 }
 
 void RunOutputs::Weights(uint32_t epoch, const TrainState& state, absl::Time now) {

@@ -46,7 +46,7 @@ class RunOutputs {
   void Replay(const GlobalRecord& record, absl::Time now);
   // Training goes on where `history` ends: at an earlier record, or where another coordinator left
   // it. Records that come again are not logged again.
-  void Rewind(const RunHistory& history, absl::Time now);
+  void Rewind(const RunHistory& history, absl::Time epoch_began);
   // The state after `epoch`.
   void Weights(uint32_t epoch, const TrainState& state, absl::Time now);
   // Makes what was logged survive a power cut (RunLogger::Sync).

@@ -13,7 +13,8 @@ RunState::RunState(std::string run_id, std::string version, const TrainingConfig
       version_(std::move(version)),
       config_(config),
       started_(started),
-      ledger_(config, base) {}
+      ledger_(config, base),
+      epoch_began_(started) {}
 
 absl::StatusOr<RunState> RunState::FromSnapshot(const JournalEntry& entry) {
   const RunSnapshot& from = entry.snapshot();
@@ -31,6 +32,7 @@ absl::StatusOr<RunState> RunState::FromSnapshot(const JournalEntry& entry) {
   state.failures_ = from.failures();
   state.fruitless_failures_ = from.fruitless_failures();
   state.first_cause_ = from.first_cause();
+  state.epoch_began_ = absl::FromUnixMicros(from.epoch_began_unix_us());
   state.recoveries_seconds_ = {from.recoveries_seconds().begin(), from.recoveries_seconds().end()};
   if (from.has_ended()) state.ended_ = from.ended();
   return state;
@@ -50,6 +52,7 @@ JournalEntry RunState::Snapshot() const {
   to.set_failures(failures_);
   to.set_fruitless_failures(fruitless_failures_);
   to.set_first_cause(first_cause_);
+  to.set_epoch_began_unix_us(absl::ToUnixMicros(epoch_began_));
   to.mutable_recoveries_seconds()->Add(recoveries_seconds_.begin(), recoveries_seconds_.end());
   if (ended_) *to.mutable_ended() = *ended_;
   return entry;
@@ -69,7 +72,7 @@ absl::Status RunState::Apply(const JournalEntry& entry) {
       return ApplyFormed(entry.formed());
     case JournalEntry::kRecords:
       for (const GlobalRecord& record : entry.records().records()) {
-        RM_RETURN_IF_ERROR(Take(record).status());
+        RM_RETURN_IF_ERROR(Take(record, absl::FromUnixMicros(entry.records().unix_us())).status());
       }
       return absl::OkStatus();
     case JournalEntry::kVerified:
@@ -93,6 +96,12 @@ absl::Status RunState::Apply(const JournalEntry& entry) {
   return absl::InvalidArgumentError("an entry of a kind that cannot be here");
 }
 
+absl::StatusOr<bool> RunState::Take(const GlobalRecord& record, absl::Time now) {
+  const absl::StatusOr<bool> is_new = ledger_.Add(record);
+  if (is_new.ok() && *is_new && record.evaluation()) epoch_began_ = now;
+  return is_new;
+}
+
 absl::Status RunState::ApplyFormed(const GenerationFormed& formed) {
   if (formed.generation() <= generation_.generation()) {
     return absl::InvalidArgumentError(
@@ -103,6 +112,7 @@ absl::Status RunState::ApplyFormed(const GenerationFormed& formed) {
         absl::StrCat("generation ", formed.generation(), " goes on at ", formed.position(),
                      " in a run from ", ledger_.base(), " to ", ledger_.timeline().end()));
   }
+  if (generation_.generation() == 0) epoch_began_ = absl::FromUnixMicros(formed.unix_us());
   generation_ = formed;
   broken_ = false;
   ledger_.Resume(formed.generation(), formed.position());

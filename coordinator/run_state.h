@@ -34,7 +34,7 @@ class RunState {
   // journal is not one of this program's.
   absl::Status Apply(const JournalEntry& entry);
   // The same for one record of a RecordsTaken: as Ledger::Add, which tells whether it is new.
-  absl::StatusOr<bool> Take(const GlobalRecord& record) { return ledger_.Add(record); }
+  absl::StatusOr<bool> Take(const GlobalRecord& record, absl::Time now);
 
   const std::string& run_id() const { return run_id_; }
   const std::string& version() const { return version_; }
@@ -50,6 +50,8 @@ class RunState {
   uint32_t failures() const { return failures_; }
   uint32_t fruitless_failures() const { return fruitless_failures_; }
   const std::string& first_cause() const { return first_cause_; }
+  // When the epoch in hand, or the next one, began.
+  absl::Time epoch_began() const { return epoch_began_; }
   const std::vector<double>& recoveries_seconds() const { return recoveries_seconds_; }
   const std::optional<RunEnded>& ended() const { return ended_; }
 
@@ -69,6 +71,7 @@ class RunState {
   uint32_t fruitless_failures_ = 0;
   std::string first_cause_;
   std::vector<double> recoveries_seconds_;
+  absl::Time epoch_began_;
   std::optional<RunEnded> ended_;
 };
 

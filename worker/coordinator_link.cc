@@ -202,7 +202,7 @@ bool CoordinatorLink::GoOnAfter(const absl::Status& status) {
     if (closing_ || end_) return false;
     if (absl::IsAborted(status)) {
       incarnation_ = RandomId();
-      LeaveGeneration(absl::StrCat("put out by the coordinator: ", reason));
+      LeaveGeneration(reason);
       unreachable_since_ = now;
     } else if (IsRefusal(status)) {
       EndWith({LinkEnd::Kind::kRefused, 0, status});
@@ -215,16 +215,19 @@ bool CoordinatorLink::GoOnAfter(const absl::Status& status) {
                    "reached; --join-timeout sets how long to try"))});
     }
   }
-  TellTrouble(absl::IsAborted(status) ? absl::StrCat("put out: ", reason) : reason);
+  TellTrouble(reason);
   Publish();
   return !end();
 }
 
 void CoordinatorLink::TellTrouble(const std::string& reason) {
   if (reason == last_trouble_ || end()) return;
+  // A connection that was lost is lost for one reason; what follows is that it cannot be had yet.
+  const bool follows = state().connection > 0 && !last_trouble_.empty();
   last_trouble_ = reason;
-  spdlog::warn("no connection to the coordinator at {}: {}; trying again", options_.address,
-               reason.empty() ? "it closed the stream" : reason);
+  spdlog::log(follows ? spdlog::level::debug : spdlog::level::warn,
+              "no connection to the coordinator at {}: {}; trying again", options_.address,
+              reason.empty() ? "it closed the stream" : reason);
 }
 
 void CoordinatorLink::OnMessage(const CoordinatorMessage& message) {
