@@ -179,6 +179,8 @@ class Membership {
   Muster TakeMuster() const;
   const CountRange& wanted() const;
   std::string Wanted() const;
+  // The same for people.
+  std::string WhoIsHere(const Muster& muster) const;
   std::string WaitingFor(const Muster& muster) const;
 
   void DecideGathering(absl::Time now, Decision* decision);
