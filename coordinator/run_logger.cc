@@ -203,7 +203,8 @@ absl::Status RunLogger::Weights(uint32_t epoch, const ModelSpec& model, const Tr
     *summary.add_value() =
         HistogramValue(slice.name + "/histogram", parameters.subspan(slice.offset, slice.count));
   }
-  return train_->Add(epoch, std::move(summary), now);
+  RM_RETURN_IF_ERROR(train_->Add(epoch, std::move(summary), now));
+  return train_->Flush();
 }
 
 absl::Status RunLogger::Flush() {

@@ -183,7 +183,7 @@ TEST_F(RunLoggerTest, WeightHistograms) {
   TrainState state;
   state.parameters = {1, 2, 3, 4, 5, 6, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8};
   ASSERT_TRUE(logger_->Weights(4, model, state, kStart).ok());
-  Close();
+  train_ = ReadRun(directory_.path() + "/tensorboard/train");  // without a flush
   ASSERT_EQ(train_.size(), 3u);
   EXPECT_EQ(train_[2].step(), 4);
   const Summary& summary = train_[2].summary();
