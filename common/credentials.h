@@ -30,7 +30,7 @@ inline constexpr int kKeepaliveTimeoutMs = 2000;
 inline constexpr int kAllowedPingIntervalMs = kKeepaliveMs / 4;
 
 // A channel to the coordinator at `address` ("HOST:PORT"). Connects when first used; keepalive as
-// above, no proxy, at most 1 s between attempts to connect.
+// above, no proxy, at most 1 s between attempts to connect, of which each may take 2 s.
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address);
 
 // Whether `address` names this machine's loopback interface.
