@@ -7,6 +7,7 @@ Both of TensorBoard's loaders must show the same: the one in Python, and the dat
 """
 
 import functools
+import itertools
 import json
 import math
 import os
@@ -30,6 +31,10 @@ PLUGINS = ("scalars", "histograms", "text")
 
 
 def equal(what, got, wanted):
+    if got != wanted and isinstance(got, list) and len(wanted) > 20:
+        pairs = itertools.zip_longest(got, wanted, fillvalue="nothing")
+        where, (g, w) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+        what, got, wanted = f"{what}[{where}]", g, w
     assert got == wanted, f"{what}: got {got}, wanted {wanted}"
 
 
@@ -120,7 +125,7 @@ def ranks(logs, report):
 def rising(what, steps, greatest):
     """No step twice, none before another that is smaller."""
     equal(f"order of {what}", steps, sorted(set(steps)))
-    assert all(0 <= step <= greatest for step in steps), f"{what}: steps {steps}"
+    assert all(0 <= step <= greatest for step in steps), f"{what}: not all from 0 to {greatest}"
 
 
 def check_files(directory):
@@ -207,7 +212,7 @@ def check_ranks(logs, report):
             ends = {(epoch + 1) * per_epoch for epoch in range(epochs if per_epoch > 1 else 0)}
             missing = len(ends - set(steps))
             always_there = rank == 0 or failures(report) == 0
-            assert not always_there or missing <= failures(report), f"{tag}: steps {steps}"
+            assert not always_there or missing <= failures(report), f"{tag}: {missing} are missing"
             assert len(steps) <= 11 * epochs, f"{tag}: {len(steps)} points"
             assert all(value >= 0 and math.isfinite(value) for value in values), f"{tag}: {values}"
 
