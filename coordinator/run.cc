@@ -363,7 +363,7 @@ void Run::Write(const StoredStatePtr& state, bool required) {
 void Run::HandleVerified(const StoredStatePtr& state, const absl::StatusOr<std::string>& file) {
   const auto position = FromProto(state_.ledger().timeline(), state->position);
   if (!file.ok()) {
-    if (!absl::IsCancelled(file.status())) {
+    if (!absl::IsCancelled(file.status()) && !std::exchange(checkpoints_fail_, true)) {
       spdlog::error("no checkpoint at {}, training goes on: {}",
                     DescribePosition(state_.ledger().timeline(), *position),
                     std::string(file.status().message()));
@@ -372,6 +372,7 @@ void Run::HandleVerified(const StoredStatePtr& state, const absl::StatusOr<std::
   }
   if (!state_.ledger().lineage().Contains(state->generation, *position))
     return;  // of a lost lineage
+  if (std::exchange(checkpoints_fail_, false)) spdlog::info("checkpoints can be written again");
   spdlog::debug("checkpoint {}", *file);
   verified_ = std::max(verified_, *position);
   JournalEntry entry;

@@ -178,6 +178,7 @@ class Run {
   RunState state_;
   std::unique_ptr<Journal> journal_;
   bool journal_fails_ = false;
+  bool checkpoints_fail_ = false;
   Membership membership_;
   RunReport report_;
   std::unique_ptr<RunOutputs> outputs_;

@@ -2,7 +2,11 @@
 // asserted: the run ends well, every sample counted once, and says what it survived.
 
 #include <signal.h>
+#include <sys/mount.h>
 
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
 #include <string>
 #include <utility>
 #include <vector>
@@ -164,6 +168,25 @@ TEST_F(RestartTest, NoFailureAllowedEndsTheRunWithItsCause) {
   EXPECT_EQ(train.Wait(), (ExitStatus{1, 0})) << train.error();
   EXPECT_THAT(train.error(), HasSubstr(absl::StrCat("pid ", ranks[1])));
   EXPECT_TRUE(Leftovers().empty());
+}
+
+// Neither journal nor logs nor checkpoints find room, and at the end not even the weights: all of
+// it is told, and training goes on to its end.
+TEST_F(RestartTest, FullDiskStopsNoTraining) {
+  const std::string disk = Path("disk");
+  std::filesystem::create_directory(disk);
+  if (mount("tmpfs", disk.c_str(), "tmpfs", 0, "size=32k") != 0) {
+    GTEST_SKIP() << "a file system of 32 KiB cannot be mounted: " << std::strerror(errno);
+  }
+  Captured run =
+      Run("ringmaster", {"train", "--backend", "cpu", "--data-dir", "small", "--workers", "2",
+                         "--epochs", "8", "--global-batch", "8", "--run-dir", "disk/run"});
+  EXPECT_EQ(umount(disk.c_str()), 0) << std::strerror(errno);
+  EXPECT_EQ(run.status, (ExitStatus{1, 0})) << run.error;
+  EXPECT_THAT(run.out, HasSubstr("8,024 of 8,024 samples"));
+  EXPECT_THAT(run.error, HasSubstr("the journal cannot be written, training goes on"));
+  EXPECT_THAT(run.error, HasSubstr("no checkpoint at epoch 1, step 0, training goes on"));
+  EXPECT_THAT(run.error, HasSubstr("weights.safetensors: No space left on device"));
 }
 
 }  // namespace
