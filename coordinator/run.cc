@@ -271,8 +271,10 @@ void Run::OnRecord(const GlobalRecord& record) {
   // What the former generation still sends does not count.
   const bool trains = membership_.phase() == Membership::Phase::kTraining;
   if (broken_at_ && trains && ledger.size() > state_.generation().position()) {
+    const double seconds = absl::ToDoubleSeconds(now_ - *broken_at_);
+    spdlog::info("generation {} trains on {:.3f} s after the failure", generation(), seconds);
     JournalEntry entry;
-    entry.mutable_recovered()->set_seconds(absl::ToDoubleSeconds(now_ - *broken_at_));
+    entry.mutable_recovered()->set_seconds(seconds);
     Record(std::move(entry));
     broken_at_.reset();
   }
