@@ -40,7 +40,8 @@ Run::Run(RunOptions options, RunState state, std::unique_ptr<Journal> journal,
   if (!state_.ended() && !state_.broken()) {
     members.assign(former.members().begin(), former.members().end());
   }
-  membership_.Restore(now, former.generation(), members, state_.failures(),
+  const bool progressed = state_.ledger().size() > former.position();
+  membership_.Restore(now, former.generation(), members, progressed, state_.failures(),
                       state_.ended() ? 0 : state_.fruitless_failures(), state_.first_cause());
   keys_.Begin(former.generation());
   JournalEntry entry;
