@@ -72,9 +72,10 @@ Membership::Membership(MembershipOptions options, absl::Time now)
 }
 
 void Membership::Restore(absl::Time now, uint64_t generation, const std::vector<Hello>& members,
-                         uint32_t failures, uint32_t fruitless_failures,
+                         bool progressed, uint32_t failures, uint32_t fruitless_failures,
                          const std::string& first_cause) {
   generation_ = generation;
+  progressed_ = progressed;
   failures_ = failures;
   fruitless_ = fruitless_failures;
   first_cause_ = first_cause;

@@ -64,9 +64,11 @@ class Membership {
 
   Membership(MembershipOptions options, absl::Time now);
   // Another coordinator of this run has died: these were the members of its last generation, by
-  // rank, and may still be at work; none if that is over. `failures` and so on as in RunState.
+  // rank, and may still be at work; none if that is over. `progressed`: that generation has got
+  // further since it was formed. `failures` and so on as in RunState.
   void Restore(absl::Time now, uint64_t generation, const std::vector<Hello>& members,
-               uint32_t failures, uint32_t fruitless_failures, const std::string& first_cause);
+               bool progressed, uint32_t failures, uint32_t fruitless_failures,
+               const std::string& first_cause);
 
   struct Joined {
     MemberId id = 0;

@@ -39,7 +39,8 @@ Run::Run(RunOptions options, RunState state, std::unique_ptr<Journal> journal,
   if (!state_.ended() && !state_.broken()) {
     members.assign(former.members().begin(), former.members().end());
   }
-  membership_.Restore(now, former.generation(), members, state_.failures(),
+  const bool progressed = state_.ledger().size() > former.position();
+  membership_.Restore(now, former.generation(), members, progressed, state_.failures(),
                       state_.ended() ? 0 : state_.fruitless_failures(), state_.first_cause());
   keys_.Begin(former.generation());
   JournalEntry entry;
@@ -274,8 +275,10 @@ void Run::OnRecord(const GlobalRecord& record) {
   // What the former generation still sends does not count.
   const bool trains = membership_.phase() == Membership::Phase::kTraining;
   if (broken_at_ && trains && ledger.size() > state_.generation().position()) {
+    const double seconds = absl::ToDoubleSeconds(now_ - *broken_at_);
+    spdlog::info("generation {} trains on {:.3f} s after the failure", generation(), seconds);
     JournalEntry entry;
-    entry.mutable_recovered()->set_seconds(absl::ToDoubleSeconds(now_ - *broken_at_));
+    entry.mutable_recovered()->set_seconds(seconds);
     Record(std::move(entry));
     broken_at_.reset();
   }

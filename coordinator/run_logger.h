@@ -56,9 +56,9 @@ class RunLogger {
   // and below, are those of EventWriter::Add.
   absl::Status Record(const GlobalRecord& record, absl::Time now);
 
-  // Logs a histogram of each weight as it is after `epoch` (0-based), and writes it at once: records
-  // can be had again from the journal, a state that was acknowledged cannot. INVALID_ARGUMENT if the
-  // state does not fit the model.
+  // Logs a histogram of each weight as it is after `epoch` (0-based), and writes it at once:
+  // records can be had again from the journal, a state that was acknowledged cannot.
+  // INVALID_ARGUMENT if the state does not fit the model.
   absl::Status Weights(uint32_t epoch, const ModelSpec& model, const TrainState& state,
                        absl::Time now);
 

@@ -643,9 +643,9 @@ TEST_F(MembershipFailuresTest, FailuresBeforeTrainingAreFruitlessToo) {
 class RestoredMembershipTest : public MembershipFailuresTest {
  protected:
   // Generation 4 of two nodes may still be at work.
-  void Restore(uint32_t failures = 0, uint32_t fruitless = 0) {
+  void Restore(uint32_t failures = 0, uint32_t fruitless = 0, bool progressed = false) {
     Wait({1, 3});
-    membership_->Restore(now_, 4, {MakeHello("a"), MakeHello("b")}, failures, fruitless,
+    membership_->Restore(now_, 4, {MakeHello("a"), MakeHello("b")}, progressed, failures, fruitless,
                          "the first cause");
     last_ = 2;
     silent_ = {1, 2};
@@ -730,10 +730,17 @@ TEST_F(RestoredMembershipTest, FruitlessFailuresAreKept) {
   EXPECT_THAT(reason(), HasSubstr("the first cause"));
 }
 
+TEST_F(RestoredMembershipTest, GenerationThatMadeStepsEndsARowOfFruitlessOnes) {
+  Restore(9, 9, /*progressed=*/true);
+  After(absl::Seconds(5));
+  ExpectBroken("did not come back");
+  EXPECT_EQ(membership_->phase(), Phase::kGathering);
+}
+
 // The former generation is known to be over: nothing is waited for but enough to begin with.
 TEST_F(RestoredMembershipTest, NobodyIsAtWork) {
   Wait({1, 3});
-  membership_->Restore(now_, 4, {}, 1, 0, "");
+  membership_->Restore(now_, 4, {}, false, 1, 0, "");
   Decide();
   EXPECT_EQ(reason(),
             "generation 4 is over (the coordinator was started anew): waiting for 1 to 3 nodes: "
@@ -747,7 +754,7 @@ TEST_F(RestoredMembershipTest, NobodyIsAtWork) {
 // The state of the end was safe: nobody needs to come back for it.
 TEST_F(RestoredMembershipTest, FinalStateIsSafe) {
   Wait({1, 3});
-  membership_->Restore(now_, 4, {MakeHello("a"), MakeHello("b")}, 0, 0, "");
+  membership_->Restore(now_, 4, {MakeHello("a"), MakeHello("b")}, false, 0, 0, "");
   membership_->FinalStateSafe("d1");
   Decide();
   EXPECT_EQ(membership_->phase(), Phase::kFinished);
