@@ -16,8 +16,10 @@ class RunRecoveryTest : public RunTest {
   // Whether GetState would find the state now.
   bool CanServe(const StoredStatePtr& state) {
     bool come = false;
-    run_->keys().Get(run_->status().generation(), ringmaster::Run::StateKey(state->digest),
-                     [&come](const absl::StatusOr<std::string>& value) { come = value.ok(); });
+    const KeyValueTable::Ticket ticket =
+        run_->keys().Get(run_->status().generation(), ringmaster::Run::StateKey(state->digest),
+                         [&come](const absl::StatusOr<std::string>& value) { come = value.ok(); });
+    run_->keys().Cancel(ticket);  // who still waits would answer into a frame that is gone
     return come && run_->states().Find(state->digest) != nullptr;
   }
   // Rank 1 is lost for good, after `records` records came.
