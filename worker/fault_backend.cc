@@ -12,7 +12,7 @@
 namespace ringmaster {
 namespace {
 
-enum class Fault { kDropSample, kFailStep, kSlowStep };
+enum class Fault { kDropSample, kFailStep, kHangStep, kSlowStep };
 constexpr int kDropInStep = 3;
 
 class FaultBackend : public Backend {
@@ -37,6 +37,9 @@ class FaultBackend : public Backend {
     if (fault_ == Fault::kSlowStep) absl::SleepFor(absl::Milliseconds(argument_));
     if (fault_ == Fault::kFailStep && step == argument_ && rank_ == world_size_ - 1) {
       return absl::InternalError(absl::StrCat("injected fault in step ", step));
+    }
+    if (fault_ == Fault::kHangStep && step == argument_ && rank_ == world_size_ - 1) {
+      absl::SleepFor(absl::InfiniteDuration());
     }
     return backend_->ComputeGradient(changed);
   }
@@ -86,11 +89,14 @@ absl::StatusOr<std::unique_ptr<Backend>> InjectFault(const std::string& fault,
     kind = Fault::kDropSample;
   } else if (parts[0] == "fail-step" && with_number) {
     kind = Fault::kFailStep;
+  } else if (parts[0] == "hang-step" && with_number) {
+    kind = Fault::kHangStep;
   } else if (parts[0] == "slow-step" && with_number) {
     kind = Fault::kSlowStep;
   } else {
     return absl::InvalidArgumentError(absl::StrCat(
-        "RINGMASTER_FAULT: wants drop-sample, fail-step:N or slow-step:MS, got '", fault, "'"));
+        "RINGMASTER_FAULT: wants drop-sample, fail-step:N, hang-step:N or slow-step:MS, got '",
+        fault, "'"));
   }
   spdlog::warn("RINGMASTER_FAULT={}: this run misbehaves on purpose", fault);
   return std::make_unique<FaultBackend>(kind, argument, std::move(backend));

@@ -170,6 +170,20 @@ TEST_F(RestartTest, NoFailureAllowedEndsTheRunWithItsCause) {
   EXPECT_TRUE(Leftovers().empty());
 }
 
+// Its heart beats on, but its device gives the aborted step never up: the process ends and leaves
+// the place to another.
+TEST_F(RestartTest, HangingDeviceCostsItsProcess) {
+  const Captured run =
+      Run("ringmaster",
+          {"train", "--backend", "cpu", "--data-dir", "small", "--workers", "3", "--epochs", "4",
+           "--global-batch", "32", "--run-dir", "run", "--patience", "1"},
+          {{"RINGMASTER_FAULT", "hang-step:20"}});
+  EXPECT_EQ(run.status, (ExitStatus{0, 0})) << run.error;
+  EXPECT_THAT(run.error, HasSubstr("no step was finished for"));
+  EXPECT_THAT(run.error, HasSubstr("the device has not given up an aborted step in time"));
+  ExpectExactlyOnce();
+}
+
 // Neither journal nor logs nor checkpoints find room, and at the end not even the weights: all of
 // it is told, and training goes on to its end.
 TEST_F(RestartTest, FullDiskStopsNoTraining) {
