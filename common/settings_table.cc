@@ -249,7 +249,8 @@ void AddPlaceOptions(std::vector<SettingOption>* options) {
            [](Text t, Settings* s) { return ParseText(t, &s->data_dir); },
            [](const Settings& s) { return s.data_dir; }},
           {"run-dir", kTrain | kCoordinator, kWhereItGoes, "DIR",
-           "logs, weights and report; new or empty (default: runs/<UTC time>-<name>)",
+           "logs, weights and report; new, empty, or of a run to go on with (default: runs/<UTC "
+           "time>-<name>)",
            [](Text t, Settings* s) { return ParseText(t, &s->run_dir); },
            [](const Settings& s) { return s.run_dir; }},
           {"name", kTrain | kCoordinator, kWhereItGoes, "NAME", "part of the default --run-dir",
