@@ -22,13 +22,14 @@ namespace {
 std::atomic<size_t> largest_allocation = 0;
 }  // namespace
 
-void* operator new(size_t size) {
+// Not inlined, for gcc would take free() there for a mismatch with operator new.
+__attribute__((noinline)) void* operator new(size_t size) {
   if (size > largest_allocation) largest_allocation = size;
   if (void* memory = std::malloc(size)) return memory;
   throw std::bad_alloc();
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+__attribute__((noinline)) void operator delete(void* memory) noexcept { std::free(memory); }
+__attribute__((noinline)) void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
 namespace ringmaster {
 namespace {
